@@ -1,0 +1,31 @@
+"""The differentiable core: learning processes, their unrolling, meta-gradients and the outer loop."""
+
+from metalearn.core import objectives
+from metalearn.core.meta_gradient import Estimate, Estimator, estimator_named, exact, first_order, truncated
+from metalearn.core.outer import OuterLoop, OuterState, outer_loop
+from metalearn.core.process import Learner, LearningProcess, UpdateRule, gradient_process, optax_rule
+from metalearn.core.sharding import replicate, shard_tasks, task_mesh
+from metalearn.core.unroll import Trajectory, unroll
+
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "Learner",
+    "LearningProcess",
+    "OuterLoop",
+    "OuterState",
+    "Trajectory",
+    "UpdateRule",
+    "estimator_named",
+    "exact",
+    "first_order",
+    "gradient_process",
+    "objectives",
+    "optax_rule",
+    "outer_loop",
+    "replicate",
+    "shard_tasks",
+    "task_mesh",
+    "truncated",
+    "unroll",
+]

@@ -1,0 +1,50 @@
+"""The task axis over devices: meta-parameters replicated, a batch of tasks split along its leading axis.
+
+The same code runs on one CPU, several host devices, and several processes: a mesh with the single axis "tasks".
+On a CPU, loops of small products do not use a second core by themselves, so one host device per core
+(`jax.config.update("jax_num_cpu_devices", os.cpu_count())` before JAX is first used) is the fast way there too.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "tasks"
+
+
+def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `devices` (default: all devices of all processes) with the one axis "tasks"."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy of `tree` on every device of the mesh."""
+    copied = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), tree)  # the caller's own arrays may be donated later
+    return jax.device_put(copied, NamedSharding(mesh, P()))
+
+
+def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
+    """Places a batch of tasks, leaves [tasks, ...], on the mesh; in several processes each passes its own tasks.
+
+    Raises:
+        ValueError: the number of tasks is no multiple of the number of (local) devices.
+    """
+    local = mesh.local_mesh.size
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
+    if len(counts) != 1 or counts == {()}:
+        raise ValueError(f"the leaves of a batch of tasks must share their leading axis, but these have {counts}")
+    ((count,),) = counts
+    if count % local:
+        raise ValueError(
+            f"{count} tasks a batch cannot be split over {local} devices: take a multiple of {local}, "
+            f"or pass task_mesh(jax.devices()[:n]) with an n that divides {count}"
+        )
+    sharding = NamedSharding(mesh, P(AXIS))
+    if jax.process_count() == 1:
+        return jax.device_put(tasks, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tasks)

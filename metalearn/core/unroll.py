@@ -1,0 +1,171 @@
+"""Unrolls a learning process and judges the states that its objective weighs.
+
+What the unroll keeps for the backward pass is chosen by name (K updates, state size S, R residuals of one update):
+
+| memory      | kept      | extra work              | take it when                                        |
+|-------------|-----------|-------------------------|-----------------------------------------------------|
+| "residuals" | K (S + R) | none                    | the inner gradient is "mixed", or K R fits easily   |
+| "recompute" | K S + R   | one forward pass        | R is large (plain inner gradients, big losses)      |
+| "segments"  | 2 sqrt(K) | one forward pass        | K is in the thousands (ODEs)                        |
+
+This is orthogonal to how the inner gradient is differentiated (inner_gradient.py).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metalearn.core.process import Input, LearningProcess, Meta, Metrics, State, Task
+
+MEMORIES = ("residuals", "recompute", "segments")
+
+
+class Trajectory(NamedTuple):
+    """What came of an unroll.
+
+    value: scalar, sum_k weight_k * loss_k.
+    final: state K.
+    losses: [K + 1]; zero for states whose weight is zero.
+    metrics: leaves [K + 1, ...]; zero for states whose weight is zero.
+    """
+
+    value: jax.Array
+    final: State
+    losses: jax.Array
+    metrics: Metrics
+
+
+def unroll(
+    process: LearningProcess,
+    weights: np.ndarray | jax.Array,
+    meta: Meta,
+    task: Task,
+    key: jax.Array,
+    *,
+    memory: str = "recompute",
+    segment: int | None = None,
+    exact_updates: int | None = None,
+) -> Trajectory:
+    """Runs `process` for len(weights) - 1 updates. Differentiable with respect to meta; jit, vmap and grad apply.
+
+    Args:
+        weights: [K + 1], see objectives.py.
+        memory: "residuals", "recompute" or "segments".
+        segment: updates per segment, for "segments"; by default about sqrt(K).
+        exact_updates: gradients flow exactly through that many last updates and to first order through those before
+            (see LearningProcess.first_order_step). None: through all. The values are the same in any case.
+
+    Raises:
+        ValueError: unknown memory, or inputs with neither K nor K + 1 rows.
+    """
+    updates = len(weights) - 1
+    init_key, inputs_key = jax.random.split(key)
+    state = process.init(meta, task, init_key)
+    inputs = process.inputs(meta, task, inputs_key)
+    drives, shown = _rows(inputs, updates)
+
+    def judge(state: State, input: Input) -> tuple[jax.Array, Metrics]:
+        return process.loss(meta, state, input, task)
+
+    first_input = jax.tree.map(lambda x: x[0], inputs) if shown is not None else None
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(judge, state, first_input))
+    needed = None if isinstance(weights, jax.Array) else np.asarray(weights) != 0
+
+    def judge_if(state: State, input: Input, weight: Any, known: bool | None) -> tuple[jax.Array, Metrics]:
+        if known is None:
+            return jax.lax.cond(weight != 0, judge, lambda *_: nothing, state, input)
+        return judge(state, input) if known else nothing
+
+    first = judge_if(state, first_input, weights[0], None if needed is None else bool(needed[0]))
+    if updates == 0:
+        judged = jax.tree.map(lambda a: a[None], first)
+        return _trajectory(weights, state, judged)
+
+    # States 1 .. K are judged inside the scan, right after the update that made them, unless only state K counts.
+    only_last = needed is not None and not needed[1:-1].any()
+    all_known = None if needed is None or not needed[1:].all() else True
+    rows = (drives, shown, jnp.asarray(weights[1:]))
+
+    def body_of(step):
+        def body(state, row):
+            drive, shown, weight = row
+            state = step(meta, state, drive, task)
+            return state, None if only_last else judge_if(state, shown, weight, all_known)
+
+        return body
+
+    inexact = 0 if exact_updates is None else max(updates - exact_updates, 0)
+    pieces = []
+    for step, begin, end in ((_first_order(process), 0, inexact), (process.step, inexact, updates)):
+        if begin < end:
+            piece = jax.tree.map(lambda x, b=begin, e=end: x[b:e], rows)
+            state, judged = _scan(body_of(step), state, piece, end - begin, memory, segment)
+            pieces.append(judged)
+
+    if only_last:
+        last_input = jax.tree.map(lambda x: x[-1], shown) if shown is not None else None
+        last = judge_if(state, last_input, weights[-1], None if needed is None else bool(needed[-1]))
+        between = jax.tree.map(lambda a: jnp.zeros((updates - 1, *a.shape), a.dtype), nothing)
+        judged = jax.tree.map(lambda f, b, l: jnp.concatenate([f[None], b, l[None]]), first, between, last)
+    else:
+        judged = jax.tree.map(lambda f, *p: jnp.concatenate([f[None], *p]), first, *pieces)
+    return _trajectory(weights, state, judged)
+
+
+def _trajectory(weights, state: State, judged: tuple[jax.Array, Metrics]) -> Trajectory:
+    losses, metrics = judged
+    return Trajectory(jnp.asarray(weights, losses.dtype) @ losses, state, losses, metrics)
+
+
+def _rows(inputs: Any, updates: int) -> tuple[Any, Any]:
+    """Inputs of the K updates, and those shown to the losses of states 1 .. K (None if losses see none)."""
+    leaves = jax.tree.leaves(inputs)
+    if not leaves:
+        return inputs, None
+    lengths = {leaf.shape[0] for leaf in leaves}
+    if lengths == {updates}:
+        return inputs, None
+    if lengths == {updates + 1}:
+        return jax.tree.map(lambda x: x[:-1], inputs), jax.tree.map(lambda x: x[1:], inputs)
+    raise ValueError(
+        f"an objective of {updates + 1} weights makes {updates} updates, so process.inputs must return {updates} rows "
+        f"(inputs that drive updates only) or {updates + 1} (inputs that losses see too), but its leaves have "
+        f"{sorted(lengths)}"
+    )
+
+
+def _first_order(process: LearningProcess):
+    """The step for the part of the trajectory that is differentiated to first order."""
+    if process.first_order_step is not None:
+        return process.first_order_step
+
+    def straight_through(meta, state, input, task):
+        frozen = jax.lax.stop_gradient(state)
+        moved = process.step(meta, frozen, input, task)
+        through = lambda m, s, f: m + (s - f) if jnp.issubdtype(jnp.result_type(m), jnp.inexact) else m
+        return jax.tree.map(through, moved, state, frozen)
+
+    return straight_through
+
+
+def _scan(body, state: State, rows: Any, length: int, memory: str, segment: int | None) -> tuple[State, Any]:
+    """`jax.lax.scan` of `length` updates, with the chosen memory."""
+    if memory == "residuals":
+        return jax.lax.scan(body, state, rows, length)
+    if memory == "recompute":
+        # Inside a scan the compiler cannot merge the recomputation with the forward pass, so no barrier is needed.
+        return jax.lax.scan(jax.checkpoint(body, prevent_cse=False), state, rows, length)
+    if memory == "segments":
+        size = min(segment or max(round(np.sqrt(length)), 1), length)
+        whole = length - length % size
+        fold = lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:])
+        one_segment = jax.checkpoint(lambda state, rows: jax.lax.scan(body, state, rows), prevent_cse=False)
+        state, judged = jax.lax.scan(one_segment, state, jax.tree.map(fold, rows))
+        judged = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), judged)
+        if whole == length:
+            return state, judged
+        state, rest = one_segment(state, jax.tree.map(lambda x: x[whole:], rows))
+        return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), judged, rest)
+    raise ValueError(f"memory={memory!r} is unknown; choose one of {MEMORIES}")
