@@ -1,0 +1,138 @@
+"""Progress for people: a live bar on a terminal, a plain line every few seconds in a log file, one interface for both."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import rich.console
+import rich.progress
+
+
+def default_console() -> rich.console.Console:
+    """A console on standard error, so that standard output stays free for results."""
+    return rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42s", "3m05s" or "2h07m"; "?" when not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class Progress:
+    """Shows how far a loop of known length is.
+
+        with Progress(1000, "meta-training") as progress:
+            for step in range(1000):
+                progress.update(step + 1, loss=0.3)
+
+    On a terminal a bar with rate, elapsed time, an estimate of what remains and the current metrics; elsewhere a line of
+    the same content, the first after about a second and then every `interval` seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        name: str = "training",
+        *,
+        start: int = 0,
+        interval: float = 10.0,
+        console: rich.console.Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._name, self._start, self._step = total, name, start, start
+        self._interval, self._clock = interval, clock
+        self._console = console or default_console()
+        self._bar: rich.progress.Progress | None = None
+        self._metrics: dict[str, Any] = {}
+
+    def update(self, step: int, **metrics: Any) -> None:
+        """Tells that `step` steps are done and what the metrics (scalars) are now."""
+        self._step = step
+        self._metrics = metrics or self._metrics
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, detail=self._detail())
+            return
+        now = self._clock()
+        if now >= self._next_line:
+            self._next_line = now + self._interval
+            self._print_line()
+
+    def message(self, text: str) -> None:
+        """Prints one line above the bar."""
+        self._console.print(text, markup=False)
+
+    def _rate(self) -> float:
+        return (self._step - self._start) / max(self._clock() - self._began, 1e-9)
+
+    def _detail(self) -> str:
+        shown = [f"{name} {_short(value)}" for name, value in self._metrics.items()]
+        return "  ".join([f"{_short(self._rate())} steps/s", *shown])
+
+    def _print_line(self) -> None:
+        elapsed, rate = self._clock() - self._began, self._rate()
+        left = (self._total - self._step) / rate if rate else math.inf
+        share = 100 * self._step / max(self._total, 1)
+        self.message(
+            f"{self._name}: step {self._step}/{self._total} ({share:.0f} %)  {self._detail()}  "
+            f"elapsed {duration(elapsed)}  left {duration(left)}"
+        )
+
+    def __enter__(self) -> Self:
+        """Starts the clock and, on a terminal, the bar."""
+        self._began = self._clock()
+        self._next_line = self._began + min(1.0, self._interval)
+        if self._console.is_terminal:
+            columns = (
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(bar_width=24),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[detail]}"),
+            )
+            self._bar = rich.progress.Progress(*columns, console=self._console, refresh_per_second=4)
+            self._bar.start()
+            self._task = self._bar.add_task(self._name, total=self._total, completed=self._start, detail="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leaves the last state on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._step > self._start:
+            self._print_line()
+
+
+class Stages:
+    """Shows which part of an experiment runs and what each part took.
+
+    stages = Stages("corpora", "meta-training", "evaluation")
+    with stages.stage("corpora"):                                # prints "[1/3] corpora"
+        ...
+    """
+
+    def __init__(self, *names: str, console: rich.console.Console | None = None):
+        self._names = names
+        self._console = console or default_console()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces the stage and, when it ends well, its duration. Raises ValueError for a name not announced."""
+        if name not in self._names:
+            raise ValueError(f"unknown stage {name!r}: expected one of {', '.join(self._names)}.")
+        label = f"[{self._names.index(name) + 1}/{len(self._names)}] {name}"
+        self._console.print(label, markup=False)
+        began = time.monotonic()
+        yield
+        self._console.print(f"{label}: done in {duration(time.monotonic() - began)}", markup=False)
+
+
+def _short(value: Any) -> str:
+    return f"{float(np.asarray(value)):.4g}"
