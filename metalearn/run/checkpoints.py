@@ -28,6 +28,7 @@ from metalearn.run import files
 from metalearn.run.errors import CheckpointError
 
 StateT = TypeVar("StateT")
+_LOGGER = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple, Generic[StateT]):
@@ -52,8 +53,8 @@ def is_key(leaf: Any) -> bool:
 def host_leaves(tree: Any) -> dict[str, np.ndarray]:
     """Own copies of all leaves on the host by name ("params/w"); PRNG keys as their key data.
 
-    Copies, because the device may reuse a donated buffer while NumPy still looks at it. Raises CheckpointError for a leaf
-    that is spread over processes, and for two leaves of the same name.
+    Copies, because the device may reuse a donated buffer while NumPy still looks at it. Raises CheckpointError for a
+    leaf that is spread over processes, and for two leaves of the same name.
     """
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -61,9 +62,7 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
         if name in leaves:
             raise CheckpointError(f"two leaves of the state are called {name!r}: rename one.")
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
-            raise CheckpointError(
-                f"leaf {name!r} is sharded over processes: replicate it (jax.device_put) before saving."
-            )
+            raise CheckpointError(f"leaf {name!r} is sharded over processes: replicate it before saving.")
         leaves[name] = np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         if leaves[name].dtype == object:
             raise CheckpointError(f"leaf {name!r} is no array but {type(leaf).__name__}: keep it out of the state.")
@@ -115,9 +114,7 @@ class Checkpoints:
         leaves = host_leaves(state)
         body = {
             "step": step,
-            "leaves": {
-                name: [array.dtype.name, list(array.shape), leaf_digest(array)] for name, array in leaves.items()
-            },
+            "leaves": {name: [leaf.dtype.name, list(leaf.shape), leaf_digest(leaf)] for name, leaf in leaves.items()},
             "extra": files.jsonable(extra or {}),
         }
         arguments = ocp.args.Composite(
@@ -157,7 +154,7 @@ class Checkpoints:
                 warnings.append(f"checkpoint {step} cannot be used: {reason}")
                 continue
             for warning in warnings:
-                logging.warning("%s; going back to checkpoint %d", warning, step)
+                _LOGGER.warning("%s; going back to checkpoint %d", warning, step)
             self._set_aside([newer for newer in self.steps() if newer > step])
             return Restored(step, state, extra, warnings)
         if warnings:
@@ -187,9 +184,8 @@ class Checkpoints:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_packed(expected)))
             packed = self._manager.restore(step, args=arguments)["state"]
         except Exception as error:
-            raise Damaged(
-                f"Orbax cannot read it ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-            ) from error
+            first_line = (str(error).splitlines() or [""])[0][:200]
+            raise Damaged(f"Orbax cannot read it ({type(error).__name__}: {first_line})") from error
         leaves = _unpacked(packed, expected)
         for name, (_, _, digest) in body["leaves"].items():
             if leaf_digest(leaves[name]) != digest:
@@ -249,12 +245,8 @@ def _check_fit(leaves: Mapping[str, list[Any]], like: Any) -> None:
     targets = dict(zip(_names(like), jax.tree.leaves(like), strict=True))
     missing, surplus = [n for n in targets if n not in leaves], [n for n in leaves if n not in targets]
     if missing or surplus:
-        raise Damaged(
-            "its structure does not fit the state: "
-            + "; ".join(
-                f"{what} {', '.join(names[:5])}" for what, names in (("lacks", missing), ("has", surplus)) if names
-            )
-        )
+        parts = [f"{what} {', '.join(names[:5])}" for what, names in (("lacks", missing), ("has", surplus)) if names]
+        raise Damaged("its structure does not fit the state: it " + " and ".join(parts))
     for name, target in targets.items():
         if is_key(target):
             target = jax.eval_shape(jax.random.key_data, target)
@@ -278,7 +270,7 @@ def _place(value: np.ndarray, target: Any) -> Any:
     if isinstance(target, jax.Array) and not target.committed:
         sharding = None  # stays free to move to the devices of the data it meets, as the initial state was
     if is_key(target):
-        key = jax.random.wrap_key_data(value, impl=jax.random.key_impl(target))
+        key = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(target))
         return key if sharding is None else jax.device_put(key, sharding)
     return jnp.asarray(value) if sharding is None else jax.device_put(value, sharding)
 

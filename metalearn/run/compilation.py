@@ -33,7 +33,7 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> path
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        logging.warning("no compilation cache: %s cannot be written (%s)", folder, error)
+        logging.getLogger(__name__).warning("no compilation cache: %s cannot be written (%s)", folder, error)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -56,12 +56,12 @@ class CompileClock:
         self.programs = 0
         self.cache_hits = 0
 
-    def _on_duration(self, event: str, seconds: float, **_: object) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILE_EVENT:
-            self.seconds += seconds
+            self.seconds += duration_secs
             self.programs += 1
 
-    def _on_event(self, event: str, **_: object) -> None:
+    def _on_event(self, event: str, **_: str | int) -> None:
         if event == _HIT_EVENT:
             self.cache_hits += 1
 

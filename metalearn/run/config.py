@@ -14,8 +14,8 @@
 
     PRESETS = {"smoke": Config(), "paper": Config(inner=Inner(steps=10))}
 
-A string below a field is its documentation. Fields may be int, float, bool, str, Literal, Enum, a tuple of these, any of
-them or None, or another such dataclass. `validate(self)` or `__post_init__` may raise ValueError.
+A string below a field is its documentation. Fields may be int, float, bool, str, Literal, Enum, a tuple of these, any
+of them or None, or another such dataclass. `validate(self)` or `__post_init__` may raise ValueError.
 
 In a notebook: `dataclasses.replace(PRESETS["smoke"], learning_rate=0.1)` or `override(config, {"inner.steps": "3"})`.
 On the command line: see `metalearn.run.launch`.
@@ -185,7 +185,7 @@ def _build(config_type: type[ConfigT], values: Any, name: str = "") -> ConfigT:
     prefix = f"{name}." if name else ""
     if not isinstance(values, dict):
         raise ConfigError(f"config field {name!r}: expected the fields of {config_type.__name__}, got {values!r}.")
-    annotations = _types(config_type)
+    annotations = _types(typing.cast(type, config_type))
     for key in values:
         if key not in annotations:
             raise ConfigError(unknown_field(config_type, prefix + key, prefix))

@@ -62,9 +62,7 @@ class RunPaths:
         try:
             return json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(
-                f"{self.result} cannot be read ({error}): delete it to compute it again."
-            ) from error
+            raise RunDirectoryError(f"{self.result} cannot be read ({error}): delete it to compute it anew.") from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json` (sorted keys, exact floats, nothing of the clock) and so declares the run finished."""
@@ -123,7 +121,7 @@ class RunDirectory(RunPaths):
             foreign = sorted(entry.name for entry in self.root.iterdir() if not entry.name.startswith("."))
             if foreign:
                 raise RunDirectoryError(
-                    f"{self.root} has no config.json but holds {', '.join(foreign[:5])}: it is no run directory, or its "
+                    f"{self.root} has no config.json but holds {', '.join(foreign[:5])}: it is no run folder, or its "
                     "config.json was lost. Choose another --workdir, or move these files away."
                 )
             files.write_atomic(self.config, files.json_text(config))
@@ -182,8 +180,6 @@ def _make_folder(path: pathlib.Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise RunDirectoryError(
-            f"{path} is not a folder but a file (or below one): choose another --workdir."
-        ) from error
+        raise RunDirectoryError(f"{path} is a file, or below one: choose another --workdir.") from error
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be created ({error}): choose another --workdir.") from error

@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, a plain line every few seconds in a log file, one interface for both."""
+"""Progress for people: a live bar on a terminal, a line every few seconds elsewhere, by the same calls."""
 
 import contextlib
 import math
@@ -32,8 +32,8 @@ class Progress:
             for step in range(1000):
                 progress.update(step + 1, loss=0.3)
 
-    On a terminal a bar with rate, elapsed time, an estimate of what remains and the current metrics; elsewhere a line of
-    the same content, the first after about a second and then every `interval` seconds.
+    On a terminal a bar with rate, elapsed time, an estimate of what remains and the current metrics; elsewhere a line
+    of the same content, the first after about a second and then every `interval` seconds.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Progress:
         self._console = console or default_console()
         self._bar: rich.progress.Progress | None = None
         self._metrics: dict[str, Any] = {}
+        self._task = rich.progress.TaskID(0)
+        self._began = self._next_line = 0.0
 
     def update(self, step: int, **metrics: Any) -> None:
         """Tells that `step` steps are done and what the metrics (scalars) are now."""

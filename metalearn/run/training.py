@@ -214,11 +214,11 @@ class _Leaf:
 def _strongly_typed(tree: Any) -> Any:
     """Weak types do not survive a checkpoint: without them, a resumed run compiles the program of the first one."""
 
-    def strong(leaf: Any) -> Any:
-        weak = isinstance(leaf, jax.Array) and leaf.aval.weak_type
-        return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype) if _is_weak(leaf) else leaf, tree)
 
-    return jax.tree.map(strong, tree)
+
+def _is_weak(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.weak_type
 
 
 def _signature(tree: Any) -> list[_Leaf]:
@@ -226,8 +226,7 @@ def _signature(tree: Any) -> list[_Leaf]:
     return [
         _Leaf(
             jax.tree_util.keystr(path, simple=True, separator="/"),
-            f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-            + " weakly typed" * bool(getattr(leaf, "weak_type", False)),
+            f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" + (" (weak type)" if _is_weak(leaf) else ""),
             getattr(leaf, "sharding", None),
             jnp.ndim(leaf),
         )
@@ -248,6 +247,6 @@ def _check_signature(before: list[_Leaf], after: list[_Leaf]) -> None:
         both = old.sharding is not None and new.sharding is not None
         if both and not new.sharding.is_equivalent_to(old.sharding, old.ndim):
             raise ValueError(
-                f"step_fn moves leaf {old.name!r} of the state from {old.sharding} to {new.sharding}: place the initial "
-                "state there (jax.device_put), or a resumed run may not be exact."
+                f"step_fn moves leaf {old.name!r} of the state from {old.sharding} to {new.sharding}: place the "
+                "initial state there (jax.device_put), or a resumed run may not be exact."
             )
