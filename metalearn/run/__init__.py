@@ -1,15 +1,28 @@
 """What every experiment needs around its mathematics: config, run directory, checkpoints, metrics, figures, claims."""
 
 from metalearn.run.checkpoints import Checkpoints, Restored, tree_digest
+from metalearn.run.claims import Claim, Verdict, collect, judge, table
 from metalearn.run.compilation import CompileClock, enable_compilation_cache
 from metalearn.run.config import ConfigError, FieldInfo, checked, fields, from_json, override, pick, to_json
 from metalearn.run.directory import RunDirectory, RunPaths
 from metalearn.run.errors import CheckpointError, MetricsError, NonFiniteMetaGradient, RunDirectoryError, RunError
+from metalearn.run.figures import PALETTE, figure, mean_with_band, save_figure
+from metalearn.run.launch import launch
 from metalearn.run.metrics import CsvLog, EventLog, read_csv
 from metalearn.run.progress import Progress, Stages
 from metalearn.run.training import train
 
 __all__ = [
+    "Claim",
+    "PALETTE",
+    "Verdict",
+    "collect",
+    "figure",
+    "judge",
+    "launch",
+    "mean_with_band",
+    "save_figure",
+    "table",
     "CheckpointError",
     "Checkpoints",
     "CompileClock",

@@ -218,7 +218,7 @@ def _strongly_typed(tree: Any) -> Any:
 
 
 def _is_weak(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and leaf.weak_type
+    return bool(getattr(leaf, "weak_type", False))
 
 
 def _signature(tree: Any) -> list[_Leaf]:

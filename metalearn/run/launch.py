@@ -1,0 +1,212 @@
+"""What `python -m experiments.NAME` runs: flags, the resolved config, and an end that says what to do next.
+
+    def main(config: Config, workdir: pathlib.Path, dry_run: bool) -> None: ...
+
+    if __name__ == "__main__":
+        launch(PRESETS, main, __doc__)
+
+Flags: `--preset`, `--workdir`, `--dry_run` and `--config.FIELD=VALUE` for every field. The preset is the base and the
+overrides apply on top of it, in whatever order they are given.
+"""
+
+import pathlib
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from metalearn.run import config as configs
+from metalearn.run.compilation import enable_compilation_cache
+from metalearn.run.errors import RunError
+
+ConfigT = TypeVar("ConfigT")
+
+_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+
+
+class Launch(NamedTuple):
+    """What the command line asked for."""
+
+    config: Any
+    workdir: pathlib.Path
+    dry_run: bool
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: treated as Ctrl-C."""
+
+
+class _FieldParser(flags.ArgumentParser):
+    """Checks the value of one field while the command line is parsed, so that the error names the flag."""
+
+    def __init__(self, field: configs.FieldInfo):
+        self._field = field
+
+    def parse(self, argument: Any) -> Any:
+        if isinstance(argument, str):
+            configs.parse_text(argument, self._field.type)
+        return argument
+
+    def flag_type(self) -> str:
+        return configs.type_name(self._field.type)
+
+
+def define_flags(presets: Mapping[str, Any], flag_values: flags.FlagValues, default_preset: str | None = None) -> None:
+    """Defines `--preset`, `--workdir`, `--dry_run` and one `--config.` flag per field in `flag_values`.
+
+    Raises ConfigError when there is no preset, when presets are of different types, or when one is ill-typed.
+    """
+    if not presets:
+        raise configs.ConfigError("there are no presets: give at least one name -> config.")
+    config_types = {type(preset) for preset in presets.values()}
+    if len(config_types) != 1:
+        names = ", ".join(sorted(config_type.__name__ for config_type in config_types))
+        raise configs.ConfigError(f"presets must be of one type, got {names}.")
+    for preset in presets.values():
+        configs.checked(preset)
+    first = default_preset or next(iter(presets))
+    configs.pick(presets, first)
+    flags.DEFINE_string("preset", first, f"One of {', '.join(presets)}.", flag_values=flag_values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=flag_values)
+    flags.DEFINE_bool("dry_run", False, "Print sizes and expected costs, compute nothing.", flag_values=flag_values)
+    for field in configs.fields(config_types.pop()):
+        flag = flags.Flag(_FieldParser(field), flags.ArgumentSerializer(), f"config.{field.name}", None, field.doc)
+        flag.boolean = field.type is bool  # `--config.FIELD` alone means true, `--noconfig.FIELD` false
+        flags.DEFINE_flag(flag, flag_values)
+
+
+def parse(argv: Sequence[str], presets: Mapping[str, Any], flag_values: flags.FlagValues, name: str = "run") -> Launch:
+    """Parses a command line (program name first) by flags made by `define_flags`.
+
+    Args:
+      argv: the command line.
+      presets: name -> config.
+      flag_values: where the flags are.
+      name: of the experiment; the default of `--workdir` is runs/NAME/PRESET.
+
+    Raises:
+      ConfigError: unknown preset or field, ill-typed value, a combination that `validate` refuses.
+      absl.flags.Error: any other flag is unknown or ill-formed.
+      absl.app.UsageError: there are arguments that are no flags.
+    """
+    config_type = type(next(iter(presets.values())))
+    try:
+        rest = flag_values(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):
+            raise configs.ConfigError(
+                configs.unknown_field(config_type, error.flagname.removeprefix("config."))
+            ) from None
+        raise
+    if rest[1:]:
+        raise app.UsageError(f"unexpected arguments {' '.join(rest[1:])!r}: flags start with --.")
+    given = {field.name: flag_values[f"config.{field.name}"].value for field in configs.fields(config_type)}
+    given = {name: _as_text(value) for name, value in given.items() if value is not None}
+    preset = flag_values["preset"].value
+    config = configs.override(configs.pick(presets, preset), given)
+    workdir = flag_values["workdir"].value
+    folder = pathlib.Path(workdir) if workdir else pathlib.Path("runs") / name / preset
+    return Launch(config, folder, flag_values["dry_run"].value)
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def help_text(presets: Mapping[str, Any], doc: str, program: str, default_preset: str | None = None) -> str:
+    """The answer to `--help`: the experiment, its presets and every field with type, value per preset and meaning."""
+    first = default_preset or next(iter(presets))
+    config_type = type(presets[first])
+    lines = [
+        textwrap.dedent(doc).strip(),
+        "",
+        f"usage: {program} [--preset=NAME] [--workdir=FOLDER] [--dry_run] [--config.FIELD=VALUE ...]",
+        "",
+        f"  --preset=NAME      {', '.join(presets)} (default: {first})",
+        "  --workdir=FOLDER   where the run is written and where it goes on (default: runs/EXPERIMENT/PRESET)",
+        "  --dry_run          print sizes and expected costs, compute nothing",
+        "",
+        f"Fields, with their values in {' | '.join(presets)} (one value: the same in all):",
+    ]
+    for field in configs.fields(config_type):
+        values = [_shown(preset, field.name) for preset in presets.values()]
+        shown = values[0] if len(set(values)) == 1 else " | ".join(values)
+        lines.append(f"  --config.{field.name}=<{configs.type_name(field.type)}>   {shown}")
+        lines.extend(textwrap.wrap(field.doc, 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(lines) + "\n"
+
+
+def _shown(config: Any, name: str) -> str:
+    for part in name.split("."):
+        config = getattr(config, part)
+    if isinstance(config, tuple):
+        return f"({','.join(map(str, config))})"
+    return str(getattr(config, "name", config))
+
+
+def launch(
+    presets: Mapping[str, ConfigT],
+    main_fn: Callable[[ConfigT, pathlib.Path, bool], None],
+    doc: str | None = None,
+    *,
+    name: str | None = None,
+    default_preset: str | None = None,
+) -> None:
+    """Runs an experiment from the command line and ends the process.
+
+    Wrong flags end it with status 2 and one message before anything is compiled; an error of the run that the user can
+    mend (`RunError`, `ConfigError`) with status 1 and its message; Ctrl-C and SIGTERM with 130 and 143 and the advice to
+    give the same command again. Other exceptions keep their traceback. Compiled programs are cached on disk.
+
+    Args:
+      presets: name -> config, all of one frozen dataclass.
+      main_fn: `(config, workdir, dry_run)`.
+      doc: what the experiment is, shown by `--help`; usually `__doc__`.
+      name: of the experiment; default: the module's name. Its runs go to runs/NAME/PRESET by default.
+      default_preset: default: the first.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name if spec is not None else None
+    name = name or (module.rpartition(".")[2] if module else pathlib.Path(sys.argv[0]).stem)
+    program = f"python -m {module}" if module else f"python {sys.argv[0]}"
+    asked: list[Launch] = []
+
+    def parse_flags(argv: Sequence[str]) -> list[str]:
+        if set(argv[1:]) & set(_HELP):
+            sys.stdout.write(help_text(presets, doc or "", program, default_preset))
+            sys.exit(0)
+        try:
+            define_flags(presets, flags.FLAGS, default_preset)
+            asked.append(parse(argv, presets, flags.FLAGS, name))
+        except (configs.ConfigError, flags.Error, app.UsageError) as error:
+            _end(f"{error}\n(see {program} --help)", 2)
+        return [argv[0]]
+
+    def main(_: Sequence[str]) -> None:
+        absl_logging.use_absl_handler()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
+        try:
+            enable_compilation_cache()
+            main_fn(*asked[0])
+        except (RunError, configs.ConfigError) as error:
+            _end(str(error), 1)
+        except KeyboardInterrupt as error:
+            terminated = isinstance(error, Terminated)
+            _end("stopped: the same command goes on from the last checkpoint", 143 if terminated else 130)
+
+    app.run(main, flags_parser=parse_flags)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
+def _end(message: str, status: int) -> None:
+    sys.stderr.write(f"error: {message}\n" if status < 100 else f"{message}\n")
+    sys.exit(status)
