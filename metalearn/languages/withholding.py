@@ -1,0 +1,134 @@
+"""Keeping the evaluation languages out of meta-training (McCoy & Griffiths 2025, appendix A.3).
+
+The paper rejects a drawn language if all its strings occur in the evaluation corpora and, of 100,000 further draws, the
+top-25 F-score against one of the corpora is 1. Here the evaluation languages are code, so a corpus is replaced by a
+membership test and by the language's most frequent strings:
+
+    precision 1    the 25 most frequent strings of the drawn language are members of the evaluation language
+    recall 1       the (up to 25) most frequent strings of the evaluation language occur among the draws
+
+Symbols: the paper compares symbol i with the i-th letter of the alphabet. Because the symbols of every episode are
+permuted, a language that equals an evaluation language up to renaming would teach the same thing, so any one-to-one
+renaming of the symbols counts here. That withholds a little more than the paper does.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from metalearn.languages.grammar import Grammar
+
+# Strings rarer than this are not asked for: a drawn language with faster decaying lengths (p up to 0.52 against the
+# 1/3 of most evaluation languages) must still show all of them in `draws` strings. The most frequent ones, above
+# _FREQUENT, are nearly sure to show up in _FEW strings, and dismiss most languages before anything else is computed.
+_SHARE, _FREQUENT, _FEW = 0.005, 0.1, 200
+
+
+class EvaluationLanguage(Protocol):
+    """What this module asks of a language."""
+
+    @property
+    def alphabet(self) -> str:
+        """All letters."""
+
+    def sample(self, rng: np.random.Generator, count: int, /) -> list[str]:
+        """Draws `count` strings."""
+
+    def contains(self, string: str, /) -> bool:
+        """Whether the language has the string."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Withheld:
+    """An evaluation language as the comparison needs it.
+
+    Attributes:
+        alphabet: its letters.
+        contains: its membership test.
+        common: its most frequent strings, the most frequent first.
+        shares: their relative frequencies.
+    """
+
+    alphabet: str
+    contains: Callable[[str], bool]
+    common: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+def withhold(
+    languages: Iterable[EvaluationLanguage], rng: np.random.Generator, top: int = 25, draws: int = 10_000
+) -> tuple[Withheld, ...]:
+    """Prepares evaluation languages for `is_withheld`, once per run: finds the `top` strings among `draws` draws.
+
+    Raises:
+        ValueError: for a language without any string above a share of 0.005, which no sample could recognise.
+    """
+    withheld = []
+    for language in languages:
+        counts = collections.Counter(language.sample(rng, draws)).most_common(top)
+        common = {string: count / draws for string, count in counts if count >= _SHARE * draws}
+        if not common:
+            raise ValueError(
+                f"no string of the language over {language.alphabet!r} has a share of {_SHARE} in {draws} draws, "
+                "so an equal language cannot be recognised by its frequent strings; leave it out"
+            )
+        withheld.append(Withheld(language.alphabet, language.contains, tuple(common), tuple(common.values())))
+    return tuple(withheld)
+
+
+def is_withheld(
+    grammar: Grammar,
+    strings: Sequence[tuple[int, ...]],
+    withheld: Iterable[Withheld],
+    rng: np.random.Generator,
+    top: int = 25,
+    draws: int = 10_000,
+) -> bool:
+    """Whether a drawn language equals one of the `withheld` languages up to a renaming of its symbols.
+
+    Args:
+        grammar: the drawn language.
+        strings: strings that were sampled from it, as many as there are; more are drawn only where they are needed.
+        withheld: what `withhold` returned.
+        rng: source of the further draws.
+        top: number of most frequent strings of the drawn language that must be members.
+        draws: number of further draws on which the final comparison rests.
+    """
+    if len(strings) < _FEW:
+        strings = [*strings, *grammar.sample(rng, _FEW - len(strings))]
+    seen = set(strings)
+    symbols = sorted(set().union(*seen))
+    shortest_first = sorted(seen, key=len)  # short strings are cheap to test and rule out most candidates
+    counts: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for language in withheld:
+        if len(symbols) != len(language.alphabet):
+            continue
+        frequent = [s for s, share in zip(language.common, language.shares, strict=True) if share >= _FREQUENT]
+        for letters in itertools.permutations(language.alphabet):
+            symbol_of = dict(zip(letters, symbols, strict=True))
+            letter_of = dict(zip(symbols, letters, strict=True))
+            if not _all_found(frequent, symbol_of, seen) or not _all_members(shortest_first, letter_of, language):
+                continue
+            if not counts:
+                counts.update(strings)
+                counts.update(grammar.sample(rng, draws))
+            best = [string for string, _ in counts.most_common(top)]
+            if _all_found(language.common, symbol_of, counts) and _all_members(best, letter_of, language):
+                return True
+    return False
+
+
+def _all_found(texts: Iterable[str], symbol_of: dict[str, int], strings: Container[tuple[int, ...]]) -> bool:
+    return all(tuple(symbol_of[letter] for letter in text) in strings for text in texts)
+
+
+def _all_members(strings: Iterable[tuple[int, ...]], letter_of: dict[int, str], language: Withheld) -> bool:
+    # Further draws may hold a symbol that none of the first strings had; it is no letter of the language.
+    return all(
+        letter_of.keys() >= set(string) and language.contains("".join([letter_of[symbol] for symbol in string]))
+        for string in strings
+    )
