@@ -1,0 +1,58 @@
+"""What a language model is to this wing, and the loss that all of them are trained on."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metalearn.languages.tokens import PAD
+
+
+class LanguageModel(NamedTuple):
+    """An autoregressive model of token strings, as pure functions. V: size of the vocabulary.
+
+    vocabulary: V.
+    init(key) -> params.
+    logits(params, tokens, key) -> [strings, time, V] for tokens [strings, time] int32; the key drives dropout, None
+        turns it off.
+    start(params, batch) -> carry before the first token, for `batch` strings read side by side; the leaves of a carry
+        have the batch as their leading axis.
+    advance(params, carry, tokens) -> (carry, logits [batch, V]) after one more token each, [batch] int32. No dropout.
+    """
+
+    vocabulary: int
+    init: Callable[[jax.Array], Any]
+    logits: Callable[..., jax.Array]
+    start: Callable[[Any, int], Any]
+    advance: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]
+
+
+class Strings(NamedTuple):
+    """A batch of strings, optionally weighted.
+
+    tokens: [strings, time + 1] int32, START, symbols, END, then PAD.
+    counts: [strings] float32, how often each string occurs. Scoring distinct strings weighted by their counts gives
+        the loss of the whole sample for a fraction of the work (without dropout). A count of 0 marks a padding row.
+    """
+
+    tokens: jax.Array
+    counts: jax.Array
+
+
+def cross_entropy(model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None) -> jax.Array:
+    """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
+
+    A mean over tokens, not over strings: long strings weigh more (fact-sheet section 3.3).
+    """
+    total, tokens = _sums(model, params, strings, key)
+    return total / jnp.maximum(tokens, 1.0)
+
+
+def _sums(model, params, strings, key):
+    inputs, targets = strings.tokens[:, :-1], strings.tokens[:, 1:]
+    logits = model.logits(params, inputs, key)
+    chosen = jnp.sum(logits * jax.nn.one_hot(targets, model.vocabulary, dtype=logits.dtype), -1)
+    surprise = jax.nn.logsumexp(logits, -1) - chosen
+    weights = (targets != PAD) * strings.counts[:, None].astype(logits.dtype)
+    return jnp.sum(weights * surprise), jnp.sum(weights)
