@@ -21,7 +21,9 @@ def log_geometric(value: int, stop: float, low: int = 1) -> float:
 
 def log_sum_exp(logs: Iterable[float]) -> float:
     """log(sum(exp(logs))), `-inf` for no terms."""
-    return float(np.logaddexp.reduce(list(logs), initial=-math.inf))
+    values = list(logs)
+    top = max(values, default=-math.inf)
+    return top if top == -math.inf else top + math.log(math.fsum(math.exp(value - top) for value in values))
 
 
 @dataclasses.dataclass(frozen=True)
