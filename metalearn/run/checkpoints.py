@@ -28,6 +28,7 @@ from metalearn.run import files
 from metalearn.run.errors import CheckpointError
 
 StateT = TypeVar("StateT")
+_FILE_DIGESTS = "manifest/files.json"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -93,18 +94,16 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, got {keep}.")
         self.folder = pathlib.Path(folder).absolute()
         self._keep = keep
+        if jax.process_index() == 0:
+            for leftover in self.folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(leftover)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         with _quiet_orbax():
-            self._manager = self._open()
-
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        return ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first; they may still turn out damaged."""
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal())
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any] | None = None) -> None:
         """Saves `state` (any pytree of arrays, scalars and typed keys) and a JSON-able `extra` as `step`.
@@ -131,6 +130,8 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint {step} cannot be saved in {self.folder}: {error}") from error
         if not saved:
             raise CheckpointError(f"checkpoint {step} was not saved in {self.folder}.")
+        folder = self.folder / str(step)
+        files.write_atomic(folder / _FILE_DIGESTS, files.json_text(_file_digests(folder)))
 
     def restore_latest(self, like: StateT) -> Restored[StateT] | None:
         """Restores the newest sound checkpoint, or None when there has never been one.
@@ -156,6 +157,8 @@ class Checkpoints:
             for warning in warnings:
                 _LOGGER.warning("%s; going back to checkpoint %d", warning, step)
             self._set_aside([newer for newer in self.steps() if newer > step])
+            for surplus in self.steps()[: -self._keep]:  # left by a process that died while it deleted them
+                self._forget(surplus)
             return Restored(step, state, extra, warnings)
         if warnings:
             raise CheckpointError(
@@ -179,6 +182,7 @@ class Checkpoints:
         if not sound:
             raise Damaged("its manifest does not match its own digest")
         _check_fit(body["leaves"], like)
+        _check_files(folder)
         expected = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (dtype, shape, _) in body["leaves"].items()}
         try:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_packed(expected)))
@@ -220,6 +224,28 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         """Closes."""
         self.close()
+
+
+def _file_digests(folder: pathlib.Path) -> dict[str, str]:
+    paths = sorted(path for path in (folder / "state").rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _check_files(folder: pathlib.Path) -> None:
+    """Raises Damaged naming a file that differs from what was written.
+
+    Keeps damaged bytes away from Orbax, whose readers of the other files complain on standard error when one fails. A
+    process that died just after saving left no list: the digests of the leaves decide then.
+    """
+    if not (folder / _FILE_DIGESTS).exists():
+        return
+    try:
+        written, found = json.loads((folder / _FILE_DIGESTS).read_text(encoding="utf-8")), _file_digests(folder)
+        changed = [name for name in written if written[name] != found.get(name)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Damaged(f"its list of files cannot be read ({error!r})") from error
+    if changed:
+        raise Damaged(f"its file {changed[0]} {'was changed' if changed[0] in found else 'is missing'}")
 
 
 def _names(tree: Any) -> list[str]:

@@ -18,7 +18,7 @@ A string below a field is its documentation. Fields may be int, float, bool, str
 of them or None, or another such dataclass. `validate(self)` or `__post_init__` may raise ValueError.
 
 In a notebook: `dataclasses.replace(PRESETS["smoke"], learning_rate=0.1)` or `override(config, {"inner.steps": "3"})`.
-On the command line: see `metalearn.run.launch`.
+On the command line: see `metalearn.run.launching`.
 '''
 
 import ast

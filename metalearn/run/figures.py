@@ -8,9 +8,11 @@ with figure(run.figure("learning_curve"), columns=2) as axes:
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -31,7 +33,7 @@ PALETTE = {
     "black": "#000000",
 }
 
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 100.0,
     "savefig.dpi": 150.0,
     "font.size": 11.0,
@@ -46,7 +48,7 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 1.8,
-    "axes.prop_cycle": matplotlib.cycler(color=list(PALETTE.values())),
+    "axes.prop_cycle": cycler(color=list(PALETTE.values())),
 }
 
 

@@ -132,7 +132,7 @@ def train(
                         checkpoints.save(done, state)
                         saved = done
             except KeyboardInterrupt:
-                progress.message(f"interrupted: the same command goes on from the checkpoint of step {saved}")
+                progress.message(f"interrupted: the same command goes on from step {saved}")
                 raise
     return state
 

@@ -107,11 +107,10 @@ def parse(argv: Sequence[str], presets: Mapping[str, Any], flag_values: flags.Fl
         raise app.UsageError(f"unexpected arguments {' '.join(rest[1:])!r}: flags start with --.")
     given = {field.name: flag_values[f"config.{field.name}"].value for field in configs.fields(config_type)}
     given = {name: _as_text(value) for name, value in given.items() if value is not None}
-    preset = flag_values["preset"].value
+    preset, workdir = str(flag_values["preset"].value), flag_values["workdir"].value
     config = configs.override(configs.pick(presets, preset), given)
-    workdir = flag_values["workdir"].value
     folder = pathlib.Path(workdir) if workdir else pathlib.Path("runs") / name / preset
-    return Launch(config, folder, flag_values["dry_run"].value)
+    return Launch(config, folder, bool(flag_values["dry_run"].value))
 
 
 def _as_text(value: Any) -> str:
@@ -160,8 +159,8 @@ def launch(
     """Runs an experiment from the command line and ends the process.
 
     Wrong flags end it with status 2 and one message before anything is compiled; an error of the run that the user can
-    mend (`RunError`, `ConfigError`) with status 1 and its message; Ctrl-C and SIGTERM with 130 and 143 and the advice to
-    give the same command again. Other exceptions keep their traceback. Compiled programs are cached on disk.
+    mend (`RunError`, `ConfigError`) with status 1 and its message; Ctrl-C and SIGTERM with 130 and 143 and the advice
+    to give the same command again. Other exceptions keep their traceback. Compiled programs are cached on disk.
 
     Args:
       presets: name -> config, all of one frozen dataclass.
