@@ -16,9 +16,14 @@ from jax.sharding import PartitionSpec as P
 AXIS = "tasks"
 
 
-def task_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `devices` (default: all devices of all processes) with the one axis "tasks"."""
+def task_mesh(devices: Sequence[jax.Device] | None = None, tasks: int | None = None) -> Mesh:
+    """A mesh of `devices` (default: all devices of all processes) with the one axis "tasks".
+
+    Given the number of `tasks` in a batch, as many of the devices as divide it (in a single process).
+    """
     devices = jax.devices() if devices is None else devices
+    if tasks is not None and jax.process_count() == 1:
+        devices = devices[: max(n for n in range(1, len(devices) + 1) if tasks % n == 0)]
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
 
 
@@ -42,7 +47,7 @@ def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
     if count % local:
         raise ValueError(
             f"{count} tasks a batch cannot be split over {local} devices: take a multiple of {local}, "
-            f"or pass task_mesh(jax.devices()[:n]) with an n that divides {count}"
+            f"or pass a smaller mesh, task_mesh(tasks={count})"
         )
     sharding = NamedSharding(mesh, P(AXIS))
     if jax.process_count() == 1:

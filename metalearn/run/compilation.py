@@ -75,3 +75,14 @@ class CompileClock:
         """Stops."""
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
+
+
+def use_all_cores() -> None:
+    """One host device per core this process may use, for when JAX runs on the CPU; to be called before JAX is used.
+
+    Loops of small matrix products do not use a second core by themselves; split over devices along the task axis they
+    do. Does nothing to accelerators, nor where the number of devices has been set already.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if jax.config.jax_num_cpu_devices < 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", cores)

@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from metalearn.run import config as configs
-from metalearn.run.compilation import enable_compilation_cache
+from metalearn.run.compilation import enable_compilation_cache, use_all_cores
 from metalearn.run.errors import RunError
 
 ConfigT = TypeVar("ConfigT")
@@ -191,6 +191,7 @@ def launch(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
         try:
+            use_all_cores()
             enable_compilation_cache()
             main_fn(*asked[0])
         except (RunError, configs.ConfigError) as error:
