@@ -123,9 +123,12 @@ class Grammar:
             _draw(root, count, width, self.vocabulary, self.stop, rng)
             for root, width in zip(self.classes, widths, strict=True)
         ]
-        # Slot j of a class of k slots is every k-th symbol, because a row of k-tuples is stored end to end.
-        parts = [(i, self.slots[:j].count(i), widths[i]) for j, i in enumerate(self.slots)]
-        return [tuple(b"".join([row[i][j::k] for i, j, k in parts])) for row in zip(*drawn, strict=True)]
+        slots = []
+        for place, i in enumerate(self.slots):
+            # Rows of k-tuples are stored end to end, so the j-th slot of a class holds every k-th symbol from j on.
+            j, k = self.slots[:place].count(i), widths[i]
+            slots.append(drawn[i] if k == 1 else [row[j::k] for row in drawn[i]])
+        return [tuple(b"".join(parts)) for parts in zip(*slots, strict=True)]
 
     def __str__(self) -> str:
         """The language as a newcomer reads it, e.g. `a^n b^n c^n with n ~ Geom(0.33), Σ = {a, b, c}`.

@@ -22,10 +22,12 @@ import numpy as np
 
 from metalearn.languages.grammar import Grammar
 
-# Strings rarer than this are not asked for: a drawn language with faster decaying lengths (p up to 0.52 against the
-# 1/3 of most evaluation languages) must still show all of them in `draws` strings. The most frequent ones, above
-# _FREQUENT, are nearly sure to show up in _FEW strings, and dismiss most languages before anything else is computed.
-_SHARE, _FREQUENT, _FEW = 0.005, 0.1, 200
+# Rarer strings are not asked for: a drawn language whose lengths decay faster (p up to 0.52 against the 1/3 of most
+# evaluation languages) must still show all common strings in 10,000 draws.
+_SHARE = 0.005
+# In so many strings an equal language is nearly sure to show the more frequent half of the common strings. Nearly every
+# other language fails there, on the first string or two, and is dismissed before anything costly happens.
+_FEW = 1000
 
 
 class EvaluationLanguage(Protocol):
@@ -50,13 +52,11 @@ class Withheld:
         alphabet: its letters.
         contains: its membership test.
         common: its most frequent strings, the most frequent first.
-        shares: their relative frequencies.
     """
 
     alphabet: str
     contains: Callable[[str], bool]
     common: tuple[str, ...]
-    shares: tuple[float, ...]
 
 
 def withhold(
@@ -70,13 +70,13 @@ def withhold(
     withheld = []
     for language in languages:
         counts = collections.Counter(language.sample(rng, draws)).most_common(top)
-        common = {string: count / draws for string, count in counts if count >= _SHARE * draws}
+        common = tuple(string for string, count in counts if count >= _SHARE * draws)
         if not common:
             raise ValueError(
                 f"no string of the language over {language.alphabet!r} has a share of {_SHARE} in {draws} draws, "
                 "so an equal language cannot be recognised by its frequent strings; leave it out"
             )
-        withheld.append(Withheld(language.alphabet, language.contains, tuple(common), tuple(common.values())))
+        withheld.append(Withheld(language.alphabet, language.contains, common))
     return tuple(withheld)
 
 
@@ -107,7 +107,7 @@ def is_withheld(
     for language in withheld:
         if len(symbols) != len(language.alphabet):
             continue
-        frequent = [s for s, share in zip(language.common, language.shares, strict=True) if share >= _FREQUENT]
+        frequent = language.common[: (len(language.common) + 1) // 2]
         for letters in itertools.permutations(language.alphabet):
             symbol_of = dict(zip(letters, symbols, strict=True))
             letter_of = dict(zip(symbols, letters, strict=True))

@@ -73,12 +73,20 @@ EQUAL = {
     "AAA": Grammar(2, (0,), (Or((A, Or((Concat((A, A)), Concat((A, A, A)))))),)),
 }
 
+
+def powers(low, high):
+    """The finite language a^low, ..., a^high, the longest the rarest."""
+    one = Concat((A,) * low)
+    return one if low == high else Or((one, powers(low + 1, high)))
+
+
 DIFFERENT = {
     "empty": Grammar(2, (0,), (Epsilon(),)),
     "one_string": Grammar(2, (0,), (A,)),
     "one_member_of_AnBn": Grammar(2, (0,), (Concat((A, A, B, B)),)),
     "A2n": Grammar(2, (0,), (Plus((A, A), 0),)),
     "finite_part_of_An": Grammar(2, (0,), (Or((A, Concat((A, A)))),)),
+    "An_up_to_8": Grammar(2, (0,), (powers(1, 8),)),
     "An_or_nothing": Grammar(2, (0,), (Or((Plus((A,), 0), Epsilon())),)),
     "AnBn_from_2": Grammar(2, (0,), (Concat((A, Plus((A, B), 1), B)),)),
     "AnBm": Grammar(2, (0, 1), (Plus((A,), 0), Plus((B,), 0))),
@@ -97,7 +105,7 @@ class WithholdingTest(parameterized.TestCase):
         prepared = withhold(EVALUATION.values(), np.random.default_rng(0))
         cls.withheld = dict(zip(EVALUATION, prepared, strict=True))
 
-    @parameterized.product(name=list(EQUAL), count=[0, 30, 1100])
+    @parameterized.product(name=list(EQUAL), count=[30, 1100])
     def test_equal_languages_are_withheld(self, name, count):
         rng = np.random.default_rng(1)
         strings = EQUAL[name].sample(rng, count)
@@ -107,7 +115,7 @@ class WithholdingTest(parameterized.TestCase):
         others = [language for key, language in self.withheld.items() if key != target]
         self.assertFalse(is_withheld(EQUAL[name], strings, others, rng))
 
-    @parameterized.product(name=list(DIFFERENT), count=[0, 30, 1100])
+    @parameterized.product(name=list(DIFFERENT), count=[30, 1100])
     def test_other_languages_are_kept(self, name, count):
         rng = np.random.default_rng(2)
         strings = DIFFERENT[name].sample(rng, count)
@@ -125,18 +133,19 @@ class WithholdingTest(parameterized.TestCase):
     def test_same_seed_same_answers(self):
         def answers():
             rng = np.random.default_rng(4)
-            grammars = [sample_grammar(rng) for _ in range(300)]
+            grammars = [sample_grammar(rng) for _ in range(100)]
             return [is_withheld(g, g.sample(rng, 100), self.withheld.values(), rng) for g in grammars]
 
         first = answers()
         self.assertEqual(first, answers())
-        self.assertBetween(sum(first), 3, 60)  # a^n alone is several per cent of all languages
+        self.assertBetween(sum(first), 1, 25)  # a^n alone is several per cent of all languages
 
     def test_common_strings(self):
-        withheld = self.withheld["An"]
-        self.assertEqual(withheld.common[:4], ("a", "aa", "aaa", "aaaa"))
-        np.testing.assert_allclose(withheld.shares[:3], [1 / 3, 2 / 9, 4 / 27], atol=0.02)
-        self.assertEqual(set(self.withheld["AAA"].common), {"a", "aa", "aaa"})
+        # (2/3)^(n-1) / 3 is above half a per cent up to n = 11, within the error of 10,000 draws.
+        found = self.withheld["An"].common
+        self.assertEqual(found, tuple("a" * n for n in range(1, len(found) + 1)))
+        self.assertBetween(len(found), 10, 12)
+        self.assertEqual(self.withheld["AAA"].common, ("aaa", "a", "aa"))
 
     def test_without_frequent_strings_there_is_nothing_to_compare(self):
         spread = Language("ab", lambda n, rng: word(40, rng), lambda s: len(s) == 40)
