@@ -9,7 +9,8 @@ membership test and by the language's most frequent strings:
 
 Symbols: the paper compares symbol i with the i-th letter of the alphabet. Because the symbols of every episode are
 permuted, a language that equals an evaluation language up to renaming would teach the same thing, so any one-to-one
-renaming of the symbols counts here. That withholds a little more than the paper does.
+renaming of the symbols counts here. Against the 56 languages in `targets` this withholds 11 % of what the metagrammar
+draws (mostly a^n); with symbols held fixed it would be 6 % (3,000 languages).
 """
 
 import collections
