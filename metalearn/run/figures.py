@@ -14,7 +14,6 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -72,7 +71,7 @@ def figure(
 def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG, atomically and without the date or version: the same drawing gives the same bytes."""
     with files.atomic_writer(path) as file:
-        FigureCanvasAgg(fig).print_png(file, metadata={"Software": None})
+        fig.savefig(file, format="png", dpi=STYLE["savefig.dpi"], metadata={"Software": None})
 
 
 def mean_with_band(

@@ -1,0 +1,63 @@
+"""The compilation cache and the compile clock."""
+
+import pathlib
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from absl.testing import absltest
+
+from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache
+from tests.run.folder_case import FolderCase
+
+OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+class CompilationTest(FolderCase):
+    def setUp(self):
+        super().setUp()
+        for option in OPTIONS:
+            self.addCleanup(jax.config.update, option, getattr(jax.config, option))
+        self.addCleanup(jax.experimental.compilation_cache.compilation_cache.reset_cache)
+
+    def test_second_compilation_comes_from_the_cache(self):
+        folder = self.folder / "new" / "cache"
+        self.assertEqual(enable_compilation_cache(folder), folder)
+        clocks = []
+        for _ in range(2):
+            with CompileClock() as clock:
+                jax.jit(lambda x: jnp.tanh(x) * 12345.678)(1.0)
+            clocks.append(clock)
+            jax.clear_caches()
+        self.assertEqual([clock.cache_hits for clock in clocks], [0, 1])
+        self.assertEqual([clock.programs for clock in clocks], [1, 1])
+        self.assertGreater(clocks[0].seconds, 0)
+        self.assertNotEmpty(list(folder.iterdir()))
+
+    def test_the_clock_stops(self):
+        with CompileClock() as clock:
+            pass
+        jax.jit(lambda x: jnp.tanh(x) * 98765.4)(1.0)
+        self.assertEqual((clock.programs, clock.seconds), (0, 0.0))
+
+    def test_survives_a_folder_that_cannot_be_written(self):
+        path = self.folder / "file"
+        path.write_text("")
+        with self.assertLogs("metalearn.run.compilation", "WARNING") as logs:
+            self.assertIsNone(enable_compilation_cache(path / "cache"))
+        self.assertIn("cannot be written", logs.output[0])
+        self.assertNotEqual(jax.config.jax_compilation_cache_dir, str(path / "cache"))
+
+    def test_default_folder(self):
+        with mock.patch.dict("os.environ", {"XDG_CACHE_HOME": "/x/y"}):
+            self.assertEqual(default_cache_folder(), pathlib.Path("/x/y/metalearn/jax"))
+        with mock.patch.dict("os.environ", {"XDG_CACHE_HOME": "", "HOME": "/h"}):
+            self.assertEqual(default_cache_folder(), pathlib.Path("/h/.cache/metalearn/jax"))
+
+
+if __name__ == "__main__":
+    absltest.main()

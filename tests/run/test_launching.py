@@ -1,0 +1,173 @@
+"""The command line: presets and overrides in any order, clear errors, clean ends."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+from absl.testing import absltest, parameterized
+
+from metalearn.run import launching
+from metalearn.run.config import ConfigError
+from tests.run.folder_case import FolderCase
+from tests.run.launched import Config as LaunchedConfig
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    steps: int = 5
+    """Inner steps (table 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    inner: Inner = Inner()
+    rate: float = 1.0
+    """Learning rate."""
+    flag: bool = False
+    cap: int | None = None
+
+    def validate(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate must be positive, got {self.rate}.")
+
+
+PRESETS = {"smoke": Config(), "paper": Config(inner=Inner(steps=10), rate=0.5, flag=True, cap=3)}
+
+
+def parse(*arguments: str) -> launching.Launch:
+    values = flags.FlagValues()
+    launching.define_flags(PRESETS, values)
+    return launching.parse(["program", *arguments], PRESETS, values, name="few_shot")
+
+
+class ParseTest(parameterized.TestCase):
+    def test_defaults(self):
+        self.assertEqual(parse(), (Config(), pathlib.Path("runs/few_shot/smoke"), False))
+
+    @parameterized.parameters(True, False)
+    def test_overrides_apply_on_top_of_the_preset_in_any_order(self, preset_first):
+        arguments = ["--preset=paper", "--config.inner.steps=3", "--config.cap=none", "--noconfig.flag"]
+        found = parse(*(arguments if preset_first else reversed(arguments)))
+        self.assertEqual(found.config, Config(inner=Inner(steps=3), rate=0.5, flag=False, cap=None))
+        self.assertEqual(found.workdir, pathlib.Path("runs/few_shot/paper"))
+
+    def test_other_spellings(self):
+        found = parse("--config.flag", "--dry_run", "--workdir", "/x", "--config.rate", "2")
+        self.assertEqual(found, (Config(flag=True, rate=2.0), pathlib.Path("/x"), True))
+        self.assertTrue(parse("--config.flag=true").config.flag)
+
+    @parameterized.parameters(
+        ("--preset=papr", ConfigError, "unknown preset 'papr': choose from smoke, paper. Did you mean paper?"),
+        ("--config.inner.stepz=3", ConfigError, "unknown config field 'inner.stepz'. Did you mean inner.steps?"),
+        ("--config.steps=3", ConfigError, "Did you mean inner.steps?"),
+        ("--config.inner=3", ConfigError, "'inner' is a group"),
+        ("--config.rate=-1", ConfigError, "rate must be positive, got -1.0"),
+        ("--config.rate=fast", flags.Error, "--config.rate=fast: expected float, got 'fast'"),
+        ("--config.cap=1.5", flags.Error, "--config.cap=1.5: expected int or none"),
+        ("--wrkdir=x", flags.Error, "wrkdir"),
+        ("surplus", app.UsageError, "unexpected arguments 'surplus'"),
+    )
+    def test_errors(self, argument, error, message):
+        with self.assertRaises(error) as caught:
+            parse(argument)
+        self.assertIn(message, str(caught.exception))
+
+    def test_unfit_presets(self):
+        for presets, message in (
+            ({}, "no presets"),
+            ({"a": Config(), "b": Inner()}, "one type, got Config, Inner"),
+            ({"a": Config(cap=1.5)}, "'cap': expected int or none, got 1.5"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                launching.define_flags(presets, flags.FlagValues())
+
+    def test_help_lists_presets_and_fields(self):
+        text = launching.help_text(PRESETS, "Does it.", "python -m experiments.few_shot")
+        for part in (
+            "Does it.",
+            "smoke, paper (default: smoke)",
+            "--config.inner.steps=<int>   5 | 10",
+            "      Inner steps (table 1).",
+            "--config.cap=<int or none>   None | 3",
+            "--dry_run",
+        ):
+            self.assertIn(part, text)
+
+
+class ProcessTest(FolderCase):
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tests.run.launched", f"--workdir={self.folder / 'run'}", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}
+
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=REPOSITORY,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_wrong_flag_ends_with_one_message(self):
+        done = self.launch("--config.step=3")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("error: unknown config field 'step'. Did you mean steps?", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertFalse((self.folder / "run").exists())
+
+    def test_sigterm_then_the_same_command_then_another_config(self):
+        arguments = ("--config.steps=20", "--config.pause=0.1")
+        process = subprocess.Popen(
+            self.command(*arguments), cwd=REPOSITORY, env=self.environment(), stderr=subprocess.PIPE, text=True
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not (self.folder / "run" / "checkpoints" / "4").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, message = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        self.assertEqual(process.returncode, 143, message)
+        self.assertIn("the same command goes on", message)
+        self.assertNotIn("Traceback", message)
+
+        other = self.launch("--config.steps=21", "--config.pause=0.1")
+        self.assertEqual(other.returncode, 1, other.stderr)
+        self.assertIn("steps: 20 -> 21", other.stderr)
+        self.assertNotIn("Traceback", other.stderr)
+
+        resumed = self.launch(*arguments)
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertRegex(resumed.stderr, "going on from the checkpoint of step [1-9]")
+        self.assertEqual(json.loads((self.folder / "run" / "result.json").read_text()), {"count": 20})
+        rows = (self.folder / "run" / "metrics.csv").read_text().splitlines()
+        self.assertEqual(rows, ["step,loss", *(f"{step + 1},{step}" for step in range(20))])
+
+        before = sorted((self.folder / "run").rglob("*"))
+        again = self.launch(*arguments)
+        self.assertIn("is finished: {'count': 20}", again.stdout)
+        self.assertEqual(sorted((self.folder / "run").rglob("*")), before)
+
+    def test_help(self):
+        shown = self.launch("--help")
+        self.assertEqual(shown.returncode, 0)
+        self.assertIn("It counts to 100 %.", shown.stdout)
+        self.assertIn(
+            f"--config.steps=<int>   {LaunchedConfig().steps} | 1000000000\n      How far to count.", shown.stdout
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()
