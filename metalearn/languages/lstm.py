@@ -1,6 +1,6 @@
 """LSTM language model with tied embeddings, as a pure learner.
 
-Architecture and initialisation of McCoy & Griffiths (2025; fact-sheet sections 2 and 3.3): embedding -> LSTM layers ->
+Architecture and initialisation of McCoy & Griffiths (2025, released code): embedding -> LSTM layers ->
 the embedding's transpose plus a bias; two bias vectors per layer, as in PyTorch, whose gate order (input, forget, cell,
 output) and initialisation are kept so that weights can be exchanged with it.
 

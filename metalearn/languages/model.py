@@ -43,7 +43,7 @@ class Strings(NamedTuple):
 def cross_entropy(model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
-    A mean over tokens, not over strings: long strings weigh more (fact-sheet section 3.3).
+    A mean over tokens, not over strings: long strings weigh more, as in McCoy & Griffiths (2025).
     """
     total, tokens = _sums(model, params, strings, key)
     return total / jnp.maximum(tokens, 1.0)

@@ -1,4 +1,4 @@
-"""Tokens: 15 rows of embedding, of which ten are symbols (fact-sheet section 2).
+"""Tokens: 15 rows of embedding, of which ten are symbols (McCoy & Griffiths 2025, released code).
 
     0 unknown   1 PAD   2 START   3 END   4 .. 13 symbols 0 .. 9   14 spare
 

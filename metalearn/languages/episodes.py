@@ -1,0 +1,161 @@
+"""Meta-training episodes: languages drawn from the metagrammar, as support batches and a query sample.
+
+One episode is one language: K support batches of 10 strings, each used for one inner update, and a query sample from
+the same language (McCoy & Griffiths 2025, methods). The query is kept as distinct strings with counts: the loss is the
+same, and most languages of the metagrammar have few distinct strings. Episode i is a pure function of (key, i), so
+every run with the same key sees the same languages in the same order, wherever it was interrupted.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from metalearn.languages import tokens
+from metalearn.languages.metagrammar import MetagrammarSettings, sample_grammar
+from metalearn.languages.model import Strings
+from metalearn.languages.randomness import host_rng
+from metalearn.languages.withholding import Withheld, is_withheld
+
+T = TypeVar("T")
+
+
+class Episode(NamedTuple):
+    """One language. support: tokens [updates, strings, time], counts [updates, strings]; query: tokens [rows, time]."""
+
+    support: Strings
+    query: Strings
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeSettings:
+    """Sizes of an episode.
+
+    Attributes:
+        min_updates: fewest support batches; their number is drawn uniformly for each outer step.
+        max_updates: most support batches.
+        support_strings: strings in a support batch.
+        query_strings: strings in the query sample, before equal ones are merged.
+        length: tokens a string may have, START and END included; longer ones are cut.
+        row_sizes: numbers of distinct query strings to pad to, ascending. Each size used compiles once; fewer sizes
+            compile less, more sizes pad less. The last must be query_strings.
+        length_sizes: numbers of tokens to pad to, ascending; the last must be length.
+    """
+
+    min_updates: int = 1
+    max_updates: int = 20
+    support_strings: int = 10
+    query_strings: int = 1000
+    length: int = 100
+    row_sizes: tuple[int, ...] = (16, 128, 1000)
+    length_sizes: tuple[int, ...] = (20, 100)
+
+    def __post_init__(self) -> None:
+        """Checks that sizes fit together."""
+        if not 1 <= self.min_updates <= self.max_updates:
+            raise ValueError(f"min_updates={self.min_updates} must lie in 1 .. max_updates={self.max_updates}")
+        if min(self.support_strings, self.query_strings) < 1 or self.length < 3:
+            raise ValueError("support_strings and query_strings must be at least 1, and length at least 3")
+        for name, sizes, last in (
+            ("row_sizes", self.row_sizes, self.query_strings),
+            ("length_sizes", self.length_sizes, self.length),
+        ):
+            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[-1] != last:
+                raise ValueError(f"{name}={sizes} must ascend and end at {last}")
+
+
+def distinct(strings: Iterable[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The distinct strings in order of first occurrence, and how often each occurs."""
+    counts = collections.Counter(map(tuple, strings))
+    return list(counts), list(counts.values())
+
+
+def pad_size(needed: int, sizes: Sequence[int]) -> int:
+    """The smallest of `sizes` (ascending) that holds `needed`; the last where none does."""
+    return next((size for size in sizes if size >= needed), sizes[-1])
+
+
+def draw_language(
+    rng: np.random.Generator,
+    count: int,
+    metagrammar: MetagrammarSettings | None = None,
+    withheld: Sequence[Withheld] = (),
+) -> list[tuple[int, ...]]:
+    """`count` strings of a language drawn from the metagrammar; one that equals a `withheld` language is redrawn."""
+    while True:
+        grammar = sample_grammar(rng, metagrammar)
+        strings = grammar.sample(rng, count)
+        if not withheld or not is_withheld(grammar, strings, withheld, rng):
+            return strings
+
+
+class EpisodeBatches:
+    """Batches of episodes by outer step: `batches(step)` -> Episode whose leaves have a leading axis [tasks].
+
+    Args:
+        key: typed key; episode i is drawn from `fold_in(key, i)`.
+        tasks: episodes in a batch.
+        settings: sizes.
+        language: (generator, count) -> that many strings of one language, anew at each call; by default
+            `draw_language` without withholding.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        tasks: int,
+        settings: EpisodeSettings,
+        language: Callable[[np.random.Generator, int], Sequence[Sequence[int]]] = draw_language,
+    ):
+        """See the class."""
+        self._key, self._tasks, self._settings, self._language = key, tasks, settings, language
+
+    def __call__(self, step: int) -> Episode:
+        """The batch of outer step `step`."""
+        sizes = self._settings
+        step_rng = host_rng(jax.random.fold_in(jax.random.fold_in(self._key, 1), step))
+        updates = int(step_rng.integers(sizes.min_updates, sizes.max_updates + 1))
+        drawn = [self._draw(step * self._tasks + i, updates) for i in range(self._tasks)]
+        longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
+        rows = pad_size(max(len(query[0]) for _, query, _ in drawn), sizes.row_sizes)
+        length = pad_size(longest, sizes.length_sizes)
+        episodes = [self._encode(*parts, updates, rows, length) for parts in drawn]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
+
+    def _draw(self, index: int, updates: int):
+        sizes = self._settings
+        rng = host_rng(jax.random.fold_in(jax.random.fold_in(self._key, 0), index))
+        supports = updates * sizes.support_strings
+        strings = self._language(rng, supports + sizes.query_strings)
+        return strings[:supports], distinct(strings[supports:]), rng.permutation(tokens.SYMBOLS)
+
+    def _encode(self, support, query, permutation, updates: int, rows: int, length: int) -> Episode:
+        support_tokens = tokens.encode(support, length, permutation).reshape(updates, -1, length)
+        query_tokens = np.full((rows, length), tokens.PAD, np.int32)
+        query_tokens[: len(query[0])] = tokens.encode(query[0], length, permutation)
+        counts = np.zeros(rows, np.float32)
+        counts[: len(query[1])] = query[1]
+        return Episode(
+            Strings(support_tokens, np.ones(support_tokens.shape[:2], np.float32)), Strings(query_tokens, counts)
+        )
+
+
+class Prefetched:
+    """Computes `make(step + 1)` on a second thread while step's batch is in use; for steps asked for in order."""
+
+    def __init__(self, make: Callable[[int], T]):
+        """See the class."""
+        self._make = make
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._next: tuple[int, concurrent.futures.Future] | None = None
+
+    def __call__(self, step: int):
+        """`make(step)`."""
+        ready = self._next
+        result = ready[1].result() if ready is not None and ready[0] == step else self._make(step)
+        self._next = step + 1, self._pool.submit(self._make, step + 1)
+        return result
