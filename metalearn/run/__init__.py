@@ -2,7 +2,7 @@
 
 from metalearn.run.checkpoints import Checkpoints, Restored, tree_digest
 from metalearn.run.claims import Claim, Verdict, collect, judge, table
-from metalearn.run.compilation import CompileClock, enable_compilation_cache
+from metalearn.run.compilation import CompileClock, enable_compilation_cache, use_all_cores
 from metalearn.run.config import ConfigError, FieldInfo, checked, fields, from_json, override, pick, to_json
 from metalearn.run.directory import RunDirectory, RunPaths
 from metalearn.run.errors import CheckpointError, MetricsError, NonFiniteMetaGradient, RunDirectoryError, RunError
@@ -13,18 +13,9 @@ from metalearn.run.progress import Progress, Stages
 from metalearn.run.training import train
 
 __all__ = [
-    "Claim",
-    "PALETTE",
-    "Verdict",
-    "collect",
-    "figure",
-    "judge",
-    "launch",
-    "mean_with_band",
-    "save_figure",
-    "table",
     "CheckpointError",
     "Checkpoints",
+    "Claim",
     "CompileClock",
     "ConfigError",
     "CsvLog",
@@ -32,6 +23,7 @@ __all__ = [
     "FieldInfo",
     "MetricsError",
     "NonFiniteMetaGradient",
+    "PALETTE",
     "Progress",
     "Restored",
     "RunDirectory",
@@ -39,14 +31,23 @@ __all__ = [
     "RunError",
     "RunPaths",
     "Stages",
+    "Verdict",
     "checked",
+    "collect",
     "enable_compilation_cache",
     "fields",
+    "figure",
     "from_json",
+    "judge",
+    "launch",
+    "mean_with_band",
     "override",
     "pick",
     "read_csv",
+    "save_figure",
+    "table",
     "to_json",
     "train",
     "tree_digest",
+    "use_all_cores",
 ]

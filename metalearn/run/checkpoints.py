@@ -26,6 +26,7 @@ from absl import logging as absl_logging
 
 from metalearn.run import files
 from metalearn.run.errors import CheckpointError
+from metalearn.run.processes import is_first
 
 StateT = TypeVar("StateT")
 _FILE_DIGESTS = "manifest/files.json"
@@ -94,7 +95,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, got {keep}.")
         self.folder = pathlib.Path(folder).absolute()
         self._keep = keep
-        if jax.process_index() == 0:
+        if is_first():
             for leftover in self.folder.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(leftover)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
@@ -296,8 +297,11 @@ def _place(value: np.ndarray, target: Any) -> Any:
     if isinstance(target, jax.Array) and not target.committed:
         sharding = None  # stays free to move to the devices of the data it meets, as the initial state was
     if is_key(target):
-        key = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(target))
-        return key if sharding is None else jax.device_put(key, sharding)
+        # The data are placed, not the keys: device_put cannot spread keys over several processes.
+        data = jnp.asarray(value) if sharding is None else jax.device_put(value, sharding)
+        impl: list[Any] = []  # asked under tracing, where a mere description of keys has an implementation too
+        jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), target)
+        return jax.random.wrap_key_data(data, impl=impl[0])
     return jnp.asarray(value) if sharding is None else jax.device_put(value, sharding)
 
 

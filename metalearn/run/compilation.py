@@ -84,5 +84,6 @@ def use_all_cores() -> None:
     do. Does nothing to accelerators, nor where the number of devices has been set already.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if jax.config.jax_num_cpu_devices < 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    if devices < 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores)

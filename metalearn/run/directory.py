@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from metalearn.run import files
 from metalearn.run.config import checked, differences
 from metalearn.run.errors import RunDirectoryError
+from metalearn.run.processes import is_first
 
 
 class RunPaths:
@@ -66,7 +67,7 @@ class RunPaths:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json` (sorted keys, exact floats, nothing of the clock) and so declares the run finished."""
-        if jax.process_index() == 0:
+        if is_first():
             files.write_atomic(self.result, files.json_text(result))
 
 
@@ -95,9 +96,9 @@ class RunDirectory(RunPaths):
         if dataclasses.is_dataclass(config):
             config = checked(config)
         run = cls(root)
-        if jax.process_index() == 0:
+        if is_first():
             run._open(config)
-        if jax.process_count() > 1:
+        if jax.distributed.is_initialized():
             multihost_utils.sync_global_devices("run directory is open")
         return run
 

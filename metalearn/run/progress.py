@@ -10,10 +10,12 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from metalearn.run.processes import is_first
+
 
 def default_console() -> rich.console.Console:
-    """A console on standard error, so that standard output stays free for results."""
-    return rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+    """A console on standard error, so that standard output stays free for results; silent but in the first process."""
+    return rich.console.Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_first())
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from metalearn.run.compilation import CompileClock
 from metalearn.run.directory import RunPaths
 from metalearn.run.errors import NonFiniteMetaGradient
 from metalearn.run.metrics import CsvLog, EventLog
+from metalearn.run.processes import is_first
 from metalearn.run.progress import Progress
 
 StateT = TypeVar("StateT")
@@ -141,7 +142,7 @@ class _Recorder:
     """The files a training writes to: reproducible columns in metrics.csv, everything of the clock elsewhere."""
 
     def __init__(self, directory: RunPaths, start: int, examples_per_step: int | None):
-        self._primary = jax.process_index() == 0
+        self._primary = is_first()
         if not self._primary:
             return
         self._examples = examples_per_step

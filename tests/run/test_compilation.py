@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl.testing import absltest
 
-from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache
+from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache, use_all_cores
 from tests.run.folder_case import FolderCase
 
 OPTIONS = (
@@ -51,6 +51,12 @@ class CompilationTest(FolderCase):
             self.assertIsNone(enable_compilation_cache(path / "cache"))
         self.assertIn("cannot be written", logs.output[0])
         self.assertNotEqual(jax.config.jax_compilation_cache_dir, str(path / "cache"))
+
+    def test_a_chosen_number_of_devices_stays(self):
+        chosen = jax.config.jax_num_cpu_devices
+        self.assertGreater(chosen, 0)
+        use_all_cores()
+        self.assertEqual(jax.config.jax_num_cpu_devices, chosen)
 
     def test_default_folder(self):
         with mock.patch.dict("os.environ", {"XDG_CACHE_HOME": "/x/y"}):

@@ -109,28 +109,29 @@ class ProcessTest(FolderCase):
     def environment(self) -> dict[str, str]:
         return os.environ | {"XDG_CACHE_HOME": str(self.folder / "cache")}
 
-    def launch(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=REPOSITORY,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def start(self, *arguments: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(self.command(*arguments), cwd=REPOSITORY, env=self.environment(), **pipes)
 
-    def test_wrong_flag_ends_with_one_message(self):
-        done = self.launch("--config.step=3")
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("error: unknown config field 'step'. Did you mean steps?", done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
+    def end(self, process: subprocess.Popen) -> tuple[int, str, str]:
+        out, error = process.communicate(timeout=120)
+        return process.returncode, out, error
+
+    def test_help_and_a_wrong_flag(self):
+        wrong, shown = self.start("--config.step=3"), self.start("--help")
+        status, _, error = self.end(wrong)
+        self.assertEqual(status, 2)
+        self.assertIn("error: unknown config field 'step'. Did you mean steps?", error)
+        self.assertNotIn("Traceback", error)
+        status, out, _ = self.end(shown)
+        self.assertEqual(status, 0)
+        self.assertIn("It counts to 100 %.", out)
+        self.assertIn(f"--config.steps=<int>   {LaunchedConfig().steps} | 1000000000\n      How far to count.", out)
         self.assertFalse((self.folder / "run").exists())
 
     def test_sigterm_then_the_same_command_then_another_config(self):
         arguments = ("--config.steps=20", "--config.pause=0.1")
-        process = subprocess.Popen(
-            self.command(*arguments), cwd=REPOSITORY, env=self.environment(), stderr=subprocess.PIPE, text=True
-        )
+        process = self.start(*arguments)
         try:
             deadline = time.monotonic() + 60
             while not (self.folder / "run" / "checkpoints" / "4").exists() and time.monotonic() < deadline:
@@ -143,30 +144,22 @@ class ProcessTest(FolderCase):
         self.assertIn("the same command goes on", message)
         self.assertNotIn("Traceback", message)
 
-        other = self.launch("--config.steps=21", "--config.pause=0.1")
-        self.assertEqual(other.returncode, 1, other.stderr)
-        self.assertIn("steps: 20 -> 21", other.stderr)
-        self.assertNotIn("Traceback", other.stderr)
-
-        resumed = self.launch(*arguments)
-        self.assertEqual(resumed.returncode, 0, resumed.stderr)
-        self.assertRegex(resumed.stderr, "going on from the checkpoint of step [1-9]")
+        other, resumed = self.start("--config.steps=21", "--config.pause=0.1"), self.start(*arguments)
+        status, _, error = self.end(other)
+        self.assertEqual(status, 1, error)
+        self.assertRegex(error, "steps: 20 -> 21|in use by another process")
+        self.assertNotIn("Traceback", error)
+        status, _, error = self.end(resumed)
+        self.assertEqual(status, 0, error)
+        self.assertRegex(error, "going on from the checkpoint of step [1-9]")
         self.assertEqual(json.loads((self.folder / "run" / "result.json").read_text()), {"count": 20})
         rows = (self.folder / "run" / "metrics.csv").read_text().splitlines()
         self.assertEqual(rows, ["step,loss", *(f"{step + 1},{step}" for step in range(20))])
 
         before = sorted((self.folder / "run").rglob("*"))
-        again = self.launch(*arguments)
-        self.assertIn("is finished: {'count': 20}", again.stdout)
+        _, out, _ = self.end(self.start(*arguments))
+        self.assertIn("is finished: {'count': 20}", out)
         self.assertEqual(sorted((self.folder / "run").rglob("*")), before)
-
-    def test_help(self):
-        shown = self.launch("--help")
-        self.assertEqual(shown.returncode, 0)
-        self.assertIn("It counts to 100 %.", shown.stdout)
-        self.assertIn(
-            f"--config.steps=<int>   {LaunchedConfig().steps} | 1000000000\n      How far to count.", shown.stdout
-        )
 
 
 if __name__ == "__main__":
