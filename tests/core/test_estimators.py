@@ -1,0 +1,129 @@
+"""Estimators against closed forms and hand-written loops; the identity in place of a missing first-order step."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from metalearn.core import LearningProcess, estimator_named, exact, first_order, objectives, truncated
+from tests.core.problems import compiled, linear_regression, slow_states
+
+
+def quadratic_maml(task, start, updates, rate):
+    """In numpy: loss and exact gradient of the query loss after `updates` steps, and the query gradient there.
+
+    With the inner loss |X w - y|^2 / 2n, an update is w -> A w + c with A = 1 - rate X'X / n, so dw_K/dw_0 = A^K.
+    """
+    x, y, query_x, query_y = (np.asarray(task[name]) for name in ("x", "y", "query_x", "query_y"))
+    hessian, linear = x.T @ x / len(y), x.T @ y / len(y)
+    jacobian = np.linalg.matrix_power(np.eye(len(start)) - rate * hessian, updates)
+    optimum = np.linalg.solve(hessian, linear)
+    last = optimum + jacobian @ (start - optimum)
+    error = query_x @ last - query_y
+    query_gradient = query_x.T @ error / len(query_y)
+    return 0.5 * np.mean(error**2), jacobian.T @ query_gradient, query_gradient
+
+
+class QuadraticTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enter_context(jax.enable_x64(True))
+        self.problem = linear_regression()
+        self.task = self.problem.new_task(jax.random.key(7))
+        self.oracle = quadratic_maml(self.task, self.problem.meta["w"], updates=5, rate=0.3)
+
+    def estimate(self, estimator):
+        of_one = compiled(estimator(self.problem.process(), objectives.terminal(5)))
+        return of_one(self.problem.meta, self.task, jax.random.key(0))
+
+    @parameterized.parameters(lambda: exact, lambda: truncated(5), lambda: truncated(9), lambda: truncated(None))
+    def test_second_order(self, estimator):
+        value, gradient, _ = self.oracle
+        estimate = self.estimate(estimator())
+        np.testing.assert_allclose(estimate.trajectory.value, value, rtol=1e-12)
+        np.testing.assert_allclose(estimate.gradient["w"], gradient, rtol=1e-12)
+
+    @parameterized.parameters(lambda: first_order, lambda: truncated(0))
+    def test_first_order_is_the_query_gradient_at_the_adapted_weights(self, estimator):
+        value, second_order, query_gradient = self.oracle
+        estimate = self.estimate(estimator())
+        np.testing.assert_allclose(estimate.trajectory.value, value, rtol=1e-12)
+        np.testing.assert_allclose(estimate.gradient["w"], query_gradient, rtol=1e-12)
+        self.assertGreater(np.linalg.norm(query_gradient - second_order), 0.1 * np.linalg.norm(second_order))
+
+    def test_truncated_keeps_the_last_jacobians(self):
+        x = np.asarray(self.task["x"])
+        jacobian = np.eye(3) - 0.3 * x.T @ x / len(x)
+        expected = jacobian.T @ jacobian.T @ self.oracle[2]
+        np.testing.assert_allclose(self.estimate(truncated(2)).gradient["w"], expected, rtol=1e-12)
+
+    def test_final_state(self):
+        final = self.estimate(exact).trajectory.final
+        chex.assert_trees_all_close(
+            final.params, slow_states(self.problem, self.problem.meta, self.task)[-1], rtol=1e-12
+        )
+
+
+def euler_process(dt):
+    """ds/dt = a s^2 + u(t), whose loss sees the control: no gradient descent, and no first-order step."""
+    return LearningProcess(
+        init=lambda meta, task, key: {"s": meta["s"], "count": jnp.zeros((), jnp.int32)},
+        inputs=lambda meta, task, key: meta["u"],
+        step=lambda meta, state, u, task: {
+            "s": state["s"] + dt * (meta["a"] * state["s"] ** 2 + u),
+            "count": state["count"] + 1,
+        },
+        loss=lambda meta, state, u, task: (state["s"] ** 3 * task + u**2, {}),
+    )
+
+
+class IdentityJacobianTest(parameterized.TestCase):
+    """Without `first_order_step`, ds_{k+1}/ds_k is replaced by the identity; the rest of the update is differentiated."""
+
+    @parameterized.product(horizon=(0, 2, 4), memory=("residuals", "recompute", "segments"))
+    def test_against_the_chain_rule_by_hand(self, horizon, memory):
+        with jax.enable_x64(True):
+            updates, dt, task = 4, 0.3, 1.7
+            meta = {"s": np.array(0.4), "a": np.array(-0.6), "u": np.array([0.3, -0.2, 0.5, 0.1, 0.7])}
+            weights = np.array([0.5, 0.0, 1.0, 2.0, 1.5])
+            estimator = truncated(horizon)(euler_process(dt), weights, memory=memory, segment=3)
+            estimate = compiled(estimator)(meta, np.array(task), jax.random.key(0))
+
+        states = [meta["s"]]
+        for k in range(updates):
+            states.append(states[-1] + dt * (meta["a"] * states[-1] ** 2 + meta["u"][k]))
+        value = sum(w * (s**3 * task + u**2) for w, s, u in zip(weights, states, meta["u"], strict=True))
+        expected = {"s": 0.0, "a": 0.0, "u": 2 * weights * meta["u"]}
+        along_state = 0.0  # dJ/ds_k, backwards
+        for k in reversed(range(updates + 1)):
+            along_state += weights[k] * 3 * states[k] ** 2 * task
+            if k == 0:
+                expected["s"] = along_state
+                break
+            before = states[k - 1]
+            expected["a"] += along_state * dt * before**2
+            expected["u"][k - 1] += along_state * dt
+            if k > updates - horizon:
+                along_state *= 1 + dt * meta["a"] * 2 * before
+        np.testing.assert_allclose(estimate.trajectory.value, value, rtol=1e-12)
+        chex.assert_trees_all_close(estimate.gradient, expected, rtol=1e-12)
+        self.assertEqual(estimate.trajectory.final["count"], updates)
+
+
+class NamesTest(absltest.TestCase):
+    def test_names(self):
+        self.assertIs(estimator_named("exact"), exact)
+        self.assertIs(estimator_named("first_order"), first_order)
+
+    def test_errors_name_what_to_change(self):
+        with self.assertRaisesRegex(ValueError, "estimator='maml' is unknown.*exact.*first_order.*truncated"):
+            estimator_named("maml")
+        with self.assertRaisesRegex(ValueError, "needs a horizon"):
+            estimator_named("truncated")
+        with self.assertRaisesRegex(ValueError, "horizon=-1 must not be negative"):
+            estimator_named("truncated", horizon=-1)
+
+
+if __name__ == "__main__":
+    absltest.main()
