@@ -159,8 +159,8 @@ class Adaptation:
             learners = start(params)
             for update in range(epochs[phase] * len(lengths)):
                 i = update % len(lengths)
-                strings = Strings(batches[:, i, :, : lengths[i]], counts[:, i])
-                learners = step(learners, shard_tasks(strings, self._mesh), keys, np.int32(2 * update + phase))
+                strings = shard_tasks((batches[:, i, :, : lengths[i]], counts[:, i]), self._mesh)
+                learners = step(learners, *strings, keys, np.int32(2 * update + phase))
             params = learners.params
         return jax.device_get(params)
 
@@ -176,23 +176,23 @@ class Adaptation:
             rows[learner, :size] = tokens.encode([corpus[i] for i in shuffled], longest)
         counts = np.zeros(shape[:2], np.float32)
         counts[:, :size] = 1
-        rows = rows.reshape(len(corpora), updates, batch, longest)
-        used = [int((rows[:, i] != tokens.PAD).any((0, 1)).sum()) for i in range(updates)]
-        lengths = [pad_size(n, (*LENGTHS, longest)) for n in used]
-        pad = max(lengths) - longest
-        rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, max(pad, 0))), constant_values=tokens.PAD)
-        return rows, counts.reshape(shape[0], updates, batch), lengths
+        batches = rows.reshape(len(corpora), updates, batch, longest)
+        used = [int((batches[:, i] != tokens.PAD).any((0, 1)).sum()) for i in range(updates)]
+        lengths = [pad_size(n, LENGTHS) for n in used]
+        pad = max(0, max(lengths) - longest)
+        batches = np.pad(batches, ((0, 0), (0, 0), (0, 0), (0, pad)), constant_values=tokens.PAD)
+        return batches, counts.reshape(shape[0], updates, batch), lengths
 
     def _compiled(self, process: LearningProcess) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        def one(learner, strings, key, update):
-            strings = Strings(strings.tokens.astype(np.int32), strings.counts)
+        def one(learner, rows, counts, key, update):
+            strings = Strings(rows.astype(np.int32), counts)
             return process.step((), learner, {"strings": strings, "key": jax.random.fold_in(key, update)}, ())
 
-        every = jax.vmap(one, in_axes=(0, 0, 0, None))
+        every = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
         sharded = jax.shard_map(
-            every, mesh=self._mesh, in_specs=(P(AXIS), P(AXIS), P(AXIS), P()), out_specs=P(AXIS), check_vma=False
+            every, mesh=self._mesh, in_specs=(*[P(AXIS)] * 4, P()), out_specs=P(AXIS), check_vma=False
         )
-        start = jax.vmap(lambda params: process.init(params, (), None))
+        start = jax.vmap(lambda params: process.init(params, (), jax.random.key(0)))
         started = jax.shard_map(start, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False)
         return jax.jit(started), jax.jit(sharded, donate_argnums=0)
 

@@ -1,0 +1,1 @@
+"""Formal languages: meta-trained networks learn real languages from few strings."""

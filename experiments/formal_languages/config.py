@@ -1,0 +1,165 @@
+"""Configuration of the formal-language experiment: one dataclass, three presets."""
+
+import dataclasses
+from typing import Literal
+
+from metalearn.languages.adaptation import AdaptationSettings
+from metalearn.languages.episodes import EpisodeSettings
+from metalearn.languages.metagrammar import MetagrammarSettings
+from metalearn.languages.targets import TARGETS, target
+from metalearn.languages.training import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The language model.
+
+    Attributes:
+        units: embedding and hidden size; 1024 in McCoy & Griffiths.
+        layers: LSTM layers; 2.
+        dropout: on embeddings, between layers and on the output; 0.1.
+    """
+
+    units: int = 1024
+    layers: int = 2
+    dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Meta-training, and the pre-training on the same episodes.
+
+    Attributes:
+        steps: outer steps; 25,000.
+        tasks: languages per outer step; 1. Spread over as many devices as divide it.
+        inner_rate: learning rate of the inner SGD; 1.0.
+        objective: "every_update" judges the weights after every inner update (the paper's multi-step loss), "terminal"
+            after the last only.
+        estimator: of the meta-gradient: "exact" (second order, the paper's), "first_order" or "truncated".
+        horizon: inner updates that "truncated" differentiates exactly.
+        memory: what the unroll keeps: "residuals", "recompute" or "segments".
+        inner_gradient: how the inner gradient is differentiated: "mixed" or "plain".
+        checkpoint_every: outer steps between checkpoints.
+        log_every: outer steps between rows of metrics.csv.
+        validate_every: outer steps between validations; the weights with the lowest validation loss are kept. 100.
+        validation_tasks: languages in a validation; 500.
+        max_nonfinite_in_a_row: outer steps in a row whose meta-gradient may be NaN or infinite before the run stops.
+    """
+
+    steps: int = 25_000
+    tasks: int = 1
+    inner_rate: float = 1.0
+    objective: Literal["every_update", "terminal"] = "every_update"
+    estimator: Literal["exact", "first_order", "truncated"] = "exact"
+    horizon: int = 1
+    memory: Literal["residuals", "recompute", "segments"] = "residuals"
+    inner_gradient: Literal["mixed", "plain"] = "mixed"
+    checkpoint_every: int = 500
+    log_every: int = 10
+    validate_every: int = 100
+    validation_tasks: int = 500
+    max_nonfinite_in_a_row: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What the trained networks then learn, and how they are scored.
+
+    Attributes:
+        languages: names of evaluation languages; none means all 56.
+        strings: numbers N of training strings.
+        protocol: whose adaptation settings: "logs" (what the published runs did) or "appendix" (what the paper says).
+        corpora: a folder with files NAME-N.txt (lines "string TAB count") to learn from and NAME.txt to score against;
+            empty: strings are drawn from the language's own definition.
+        reference_draws: draws that stand for the true language in the top-25 score; 1,000,000.
+        model_draws: draws whose recall is computed (exactly, as an expectation, nothing is drawn); 1,000,000.
+        budget: prefixes that the exact search for the 25 most probable strings may expand, per network.
+        max_symbols: longest string a network may produce; 105.
+        test_strings: distinct strings per language for the continuation F1.
+    """
+
+    languages: tuple[str, ...] = ()
+    strings: tuple[int, ...] = (1, 10, 100, 1000, 10_000)
+    protocol: Literal["logs", "appendix"] = "logs"
+    corpora: str = ""
+    reference_draws: int = 1_000_000
+    model_draws: int = 1_000_000
+    budget: int = 20_000
+    max_symbols: int = 105
+    test_strings: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The experiment: meta-train, pre-train, adapt to real languages, score. Defaults are the paper's.
+
+    Attributes:
+        seeds: independent repetitions (weights, dropout, adaptation strings); 40.
+        seed: of everything.
+        model: the network.
+        metagrammar: the distribution over meta-training languages.
+        withhold: whether languages equal to an evaluation language are kept out of meta-training.
+        episodes: sizes of an episode.
+        training: meta-training and pre-training.
+        optimizer: the outer optimiser.
+        adaptation: learning an evaluation language.
+        evaluation: what is learned and how it is scored.
+    """
+
+    seeds: int = 40
+    seed: int = 0
+    model: ModelSettings = ModelSettings()
+    metagrammar: MetagrammarSettings = MetagrammarSettings()
+    withhold: bool = True
+    episodes: EpisodeSettings = EpisodeSettings()
+    training: TrainingSettings = TrainingSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything compiles."""
+        for name in self.evaluation.languages:
+            target(name)
+        if self.seeds < 1 or self.training.steps < 1 or self.training.tasks < 1:
+            raise ValueError("seeds, training.steps and training.tasks must be at least 1")
+        if not self.evaluation.strings or min(self.evaluation.strings) < 1:
+            raise ValueError(f"evaluation.strings={self.evaluation.strings} must name numbers of at least 1")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Names of the evaluation languages."""
+        return self.evaluation.languages or tuple(TARGETS)
+
+
+PRESETS = {
+    "smoke": Config(
+        seeds=2,
+        model=ModelSettings(units=16, layers=1),
+        episodes=EpisodeSettings(2, 2, 5, 10, 16, row_sizes=(10,), length_sizes=(16,)),
+        training=TrainingSettings(
+            steps=6, tasks=2, checkpoint_every=2, log_every=1, validate_every=3, validation_tasks=2
+        ),
+        adaptation=AdaptationSettings(length=32, group=6),
+        evaluation=EvaluationSettings(
+            languages=("An", "AnBn", "XX"),
+            strings=(1, 10),
+            reference_draws=2000,
+            budget=500,
+            max_symbols=30,
+            test_strings=8,
+        ),
+    ),
+    # Ten minutes on two cores. Differs from the paper in size only: smaller network and episodes, fewer seeds.
+    "laptop": Config(
+        seeds=3,
+        model=ModelSettings(units=64),
+        episodes=EpisodeSettings(4, 4, 10, 64, 28, row_sizes=(64,), length_sizes=(28,)),
+        training=TrainingSettings(
+            steps=500, tasks=4, checkpoint_every=100, log_every=10, validate_every=100, validation_tasks=32
+        ),
+        adaptation=AdaptationSettings(length=64, group=14),
+        evaluation=EvaluationSettings(strings=(1, 10, 100), reference_draws=100_000, test_strings=32),
+    ),
+    "paper": Config(),
+}
