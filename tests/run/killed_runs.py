@@ -109,9 +109,7 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument(
-        "--at_operation", type=int, default=8, help="how many kills at a file operation; 0: at every one"
-    )
+    parser.add_argument("--at_operation", type=int, default=8, help="how many kills at a file operation")
     parser.add_argument("--after_time", type=int, default=3, help="how many kills at a random time")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # JAX warns of any fork; no backend runs yet in this process
@@ -125,7 +123,7 @@ def main() -> None:
     events = int(whole.with_suffix(".events").read_text())
     histories = []
     operations = range(1, events + 1)
-    chosen = sorted(rng.sample(operations, options.at_operation)) if options.at_operation else operations
+    chosen = sorted(rng.sample(operations, options.at_operation))
     kills = [{"kill_at": operation} for operation in chosen]
     kills += [{"kill_after": seconds * rng.uniform(0.1, 0.9)} for _ in range(options.after_time)]
     for index, kill in enumerate(kills):

@@ -228,15 +228,14 @@ class CheckpointsTest(FolderCase):
             self.save(1)
             self.restore()
 
-    @parameterized.named_parameters(("some", 2))
-    def test_any_flipped_byte_is_noticed_or_harmless(self, per_file):
-        self.fuzz(per_file)
+    def test_some_flipped_bytes_are_noticed_or_harmless(self):
+        self.fuzz(2)
 
     @pytest.mark.slow
-    def test_every_flipped_byte_is_noticed_or_harmless(self):
-        self.fuzz(None)
+    def test_many_flipped_bytes_are_noticed_or_harmless(self):
+        self.fuzz(40)
 
-    def fuzz(self, per_file: int | None) -> None:
+    def fuzz(self, per_file: int) -> None:
         self.save(1, 2)
         sound = self.folder.parent / "sound"
         shutil.copytree(self.folder, sound)
@@ -245,7 +244,7 @@ class CheckpointsTest(FolderCase):
         outcomes = []
         for path in sorted(path for path in (sound / "2").rglob("*") if path.is_file()):
             data = path.read_bytes()
-            positions = range(len(data)) if per_file is None else rng.sample(range(len(data)), per_file)
+            positions = rng.sample(range(len(data)), min(per_file, len(data)))
             for position in positions:
                 shutil.rmtree(self.folder)
                 shutil.copytree(sound, self.folder)
