@@ -20,7 +20,7 @@ class Problem(NamedTuple):
 
     init(meta, task) -> params; inputs(meta, task) -> leaves [updates, ...]; inner_loss(meta, params, input, task);
     outer_loss(meta, params, task); rate(meta, input) -> scalar or pytree like params; meta: an example of float64;
-    new_task(key) -> task, which is not the same for two keys.
+    new_task(seed) -> task, which is not the same for two seeds.
     """
 
     init: Callable
@@ -43,7 +43,8 @@ class Problem(NamedTuple):
         )
 
     def tasks(self, count: int) -> Any:
-        return jax.vmap(self.new_task)(jax.random.split(jax.random.key(1), count))
+        """`count` tasks: leaves [count, ...]."""
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *map(self.new_task, range(count)))
 
 
 def slow_states(problem: Problem, meta: Any, task: Any, horizon: int | None = None) -> list[Any]:
@@ -76,11 +77,9 @@ def normal(seed: int, *shape: int, scale: float = 0.5) -> np.ndarray:
 def linear_regression() -> Problem:
     """The initial weights are learned; the inner loss is quadratic, so there is a closed form."""
 
-    def new_task(key):
-        names = ("x", "y", "query_x", "query_y")
-        shapes = ((4, 3), (4,), (5, 3), (5,))
-        keys = jax.random.split(key, 4)
-        return {n: jax.random.normal(k, s, "float64") for n, s, k in zip(names, shapes, keys, strict=True)}
+    def new_task(seed):
+        shapes = {"x": (4, 3), "y": (4,), "query_x": (5, 3), "query_y": (5,)}
+        return {name: normal(10 * seed + i, *shape, scale=1.0) for i, (name, shape) in enumerate(shapes.items())}
 
     squares = lambda w, x, y: 0.5 * jnp.mean((x @ w - y) ** 2)
     return Problem(
@@ -105,9 +104,9 @@ def mlp() -> Problem:
     def rate(meta, input):
         return {layer: {"w": input[layer], "b": input[layer]} for layer in ("in", "out")}
 
-    def new_task(key):
-        x, slope, phase = jax.random.normal(key, (3, 8), "float64")
-        return {"x": x[:, None], "y": jnp.sin(slope[:1] * x + phase[0])[:, None]}
+    def new_task(seed):
+        x, (slope, phase) = normal(10 * seed, 8, 1, scale=1.0), normal(10 * seed + 1, 2, scale=1.0)
+        return {"x": x, "y": np.sin(slope * x + phase)}
 
     squares = lambda params, task, part: jnp.mean((forward(params, task["x"]) - task["y"])[part] ** 2)
     start = {"in": {"w": normal(1, 1, 4), "b": normal(2, 4)}, "out": {"w": normal(3, 4, 1), "b": normal(4, 1)}}
@@ -141,9 +140,9 @@ def lstm() -> Problem:
         _, hidden = jax.lax.scan(cell, (zero, zero), tokens[:-1])
         return -jnp.mean(jnp.sum(tokens[1:] * jax.nn.log_softmax(hidden @ params["out"]), axis=-1))
 
-    def new_task(key):
-        tokens = jax.random.randint(key, ((updates + 1) * 2, 5), 0, symbols)
-        return {"support": tokens[:-2].reshape(updates, 2, 5), "query": tokens[-2:]}
+    def new_task(seed):
+        tokens = np.random.default_rng(seed).integers(symbols, size=(updates + 1, 2, 5))
+        return {"support": tokens[:-1], "query": tokens[-1]}
 
     meta = {
         "embed": normal(5, symbols, 4 * units),
@@ -174,9 +173,9 @@ def learned_loss() -> Problem:
         learned = jax.nn.softplus(jnp.tanh(features @ meta["loss"]["hidden"]) @ meta["loss"]["out"])
         return jnp.mean(learned) + 0.1 * jnp.sum(params["head"] ** 2)
 
-    def new_task(key):
-        x, query_x = jax.random.normal(key, (2, 4, 3), "float64")
-        return {"x": x, "y": jnp.sum(x, -1), "query_x": query_x, "query_y": jnp.sum(query_x, -1)}
+    def new_task(seed):
+        x, query_x = normal(seed, 2, 4, 3, scale=1.0)
+        return {"x": x, "y": x.sum(-1), "query_x": query_x, "query_y": query_x.sum(-1)}
 
     def rate(meta, input):
         return jax.tree.map(lambda r: input * r, meta["rates"])

@@ -30,7 +30,7 @@ class QuadraticTest(parameterized.TestCase):
         super().setUp()
         self.enter_context(jax.enable_x64(True))
         self.problem = linear_regression()
-        self.task = self.problem.new_task(jax.random.key(7))
+        self.task = self.problem.new_task(7)
         self.oracle = quadratic_maml(self.task, self.problem.meta["w"], updates=5, rate=0.3)
 
     def estimate(self, estimator):
@@ -79,7 +79,7 @@ def euler_process(dt):
 
 
 class IdentityJacobianTest(parameterized.TestCase):
-    """Without `first_order_step`, ds_{k+1}/ds_k is replaced by the identity; the rest of the update is differentiated."""
+    """Without `first_order_step`, ds_{k+1}/ds_k is the identity; the rest of the update is differentiated."""
 
     @parameterized.product(horizon=(0, 2, 4), memory=("residuals", "recompute", "segments"))
     def test_against_the_chain_rule_by_hand(self, horizon, memory):

@@ -46,7 +46,7 @@ class GradientsTest(parameterized.TestCase):
         return compiled(jax.value_and_grad(value))
 
     def check_exact(self, problem, cases):
-        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(jax.random.key(2))
+        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(2)
         expected = self.slow(problem)(meta, task)
         for inner, rung in cases:
             with self.subTest(inner=inner, **rung):
@@ -55,7 +55,7 @@ class GradientsTest(parameterized.TestCase):
 
     def check_differences(self, problem, inner, rung):
         """Central differences along random directions."""
-        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(jax.random.key(3))
+        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(3)
         of_one = compiled(exact(problem.process(inner), weights, **rung))
         gradient = of_one(meta, task, self.key).gradient
         for seed in range(3):
@@ -67,7 +67,7 @@ class GradientsTest(parameterized.TestCase):
             np.testing.assert_allclose(along, (ahead - behind) / (2 * width), rtol=1e-7)
 
     def check_truncated(self, problem, cases):
-        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(jax.random.key(4))
+        weights, meta, task = dense_weights(problem), problem.meta, problem.new_task(4)
         for horizon, estimator, inner, rung in cases:
             with self.subTest(horizon=horizon, inner=inner, **rung):
                 estimate = compiled(estimator(problem.process(inner), weights, **rung))(meta, task, self.key)
@@ -136,7 +136,7 @@ class GradientsTest(parameterized.TestCase):
     @parameterized.parameters(RECOMPUTE, SEGMENTS_OF_2)
     def test_meta_parameters_side_by_side(self, **rung):
         problem = PROBLEMS["linear_regression"]()
-        task, slow = problem.new_task(jax.random.key(5)), self.slow(problem)
+        task, slow = problem.new_task(5), self.slow(problem)
         metas = jax.tree.map(lambda x: jnp.stack([x, 0.8 * x]), problem.meta)
         of_one = exact(problem.process(), dense_weights(problem), **rung)
         gradients = compiled(jax.vmap(of_one, in_axes=(0, None, None)))(metas, task, self.key).gradient
@@ -145,7 +145,7 @@ class GradientsTest(parameterized.TestCase):
 
     def test_plain_can_be_differentiated_forwards_and_mixed_says_no(self):
         problem = PROBLEMS["linear_regression"]()
-        weights, task = dense_weights(problem), problem.new_task(jax.random.key(6))
+        weights, task = dense_weights(problem), problem.new_task(6)
         value = lambda inner: lambda meta: unroll(problem.process(inner), weights, meta, task, self.key).value
         slow = lambda meta: slow_value(problem, weights, meta, task)
         direction = jax.tree.map(jnp.ones_like, problem.meta)
