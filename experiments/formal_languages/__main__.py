@@ -93,4 +93,4 @@ def main(config: Config, workdir: pathlib.Path, dry_run: bool) -> None:
 
 
 if __name__ == "__main__":
-    launch(PRESETS, main, __doc__, name="formal_languages", default_preset="laptop")
+    launch(PRESETS, main, __doc__, default_preset="laptop")

@@ -12,110 +12,98 @@ from metalearn.languages.training import OptimizerSettings
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The language model.
-
-    Attributes:
-        units: embedding and hidden size; 1024 in McCoy & Griffiths.
-        layers: LSTM layers; 2.
-        dropout: on embeddings, between layers and on the output; 0.1.
-    """
+    """The language model."""
 
     units: int = 1024
+    """Embedding and hidden size; 1024 in McCoy & Griffiths."""
     layers: int = 2
+    """LSTM layers; 2."""
     dropout: float = 0.1
+    """On embeddings, between layers and on the output; 0.1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """Meta-training, and the pre-training on the same episodes.
-
-    Attributes:
-        steps: outer steps; 25,000.
-        tasks: languages per outer step; 1. Spread over as many devices as divide it.
-        inner_rate: learning rate of the inner SGD; 1.0.
-        objective: "every_update" judges the weights after every inner update (the paper's multi-step loss), "terminal"
-            after the last only.
-        estimator: of the meta-gradient: "exact" (second order, the paper's), "first_order" or "truncated".
-        horizon: inner updates that "truncated" differentiates exactly.
-        memory: what the unroll keeps: "residuals", "recompute" or "segments".
-        inner_gradient: how the inner gradient is differentiated: "mixed" or "plain".
-        checkpoint_every: outer steps between checkpoints.
-        log_every: outer steps between rows of metrics.csv.
-        validate_every: outer steps between validations; the weights with the lowest validation loss are kept. 100.
-        validation_tasks: languages in a validation; 500.
-        max_nonfinite_in_a_row: outer steps in a row whose meta-gradient may be NaN or infinite before the run stops.
-    """
+    """Meta-training, and the pre-training on the same episodes."""
 
     steps: int = 25_000
+    """Outer steps; 25,000."""
     tasks: int = 1
+    """Languages per outer step; 1. Spread over as many devices as divide it."""
     inner_rate: float = 1.0
+    """Learning rate of the inner SGD; 1.0."""
     objective: Literal["every_update", "terminal"] = "every_update"
+    """"every_update" judges the weights after every inner update (the paper's multi-step loss), "terminal" after the
+    last only."""
     estimator: Literal["exact", "first_order", "truncated"] = "exact"
+    """Of the meta-gradient: "exact" (second order, the paper's), "first_order" or "truncated"."""
     horizon: int = 1
+    """Inner updates that "truncated" differentiates exactly."""
     memory: Literal["residuals", "recompute", "segments"] = "residuals"
+    """What the unroll keeps: "residuals", "recompute" or "segments"."""
     inner_gradient: Literal["mixed", "plain"] = "mixed"
+    """How the inner gradient is differentiated: "mixed" or "plain"."""
     checkpoint_every: int = 500
+    """Outer steps between checkpoints."""
     log_every: int = 10
+    """Outer steps between rows of metrics.csv."""
     validate_every: int = 100
+    """Outer steps between validations; the weights with the lowest validation loss are kept. 100."""
     validation_tasks: int = 500
+    """Languages in a validation; 500."""
     max_nonfinite_in_a_row: int = 10
+    """Outer steps in a row whose meta-gradient may be NaN or infinite before the run stops."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What the trained networks then learn, and how they are scored.
-
-    Attributes:
-        languages: names of evaluation languages; none means all 56.
-        strings: numbers N of training strings.
-        protocol: whose adaptation settings: "logs" (what the published runs did) or "appendix" (what the paper says).
-        corpora: a folder with files NAME-N.txt (lines "string TAB count") to learn from and NAME.txt to score against;
-            empty: strings are drawn from the language's own definition.
-        reference_draws: draws that stand for the true language in the top-25 score; 1,000,000.
-        model_draws: draws whose recall is computed (exactly, as an expectation, nothing is drawn); 1,000,000.
-        budget: prefixes that the exact search for the 25 most probable strings may expand, per network.
-        max_symbols: longest string a network may produce; 105.
-        test_strings: distinct strings per language for the continuation F1.
-    """
+    """What the trained networks then learn, and how they are scored."""
 
     languages: tuple[str, ...] = ()
+    """Names of evaluation languages; none means all 56."""
     strings: tuple[int, ...] = (1, 10, 100, 1000, 10_000)
+    """Numbers N of training strings."""
     protocol: Literal["logs", "appendix"] = "logs"
+    """Whose adaptation settings: "logs" (what the published runs did) or "appendix" (what the paper says)."""
     corpora: str = ""
+    """A folder with files NAME-N.txt (lines "string TAB count") to learn from and NAME.txt to score against; empty:
+    strings are drawn from the language's own definition."""
     reference_draws: int = 1_000_000
+    """Draws that stand for the true language in the top-25 score; 1,000,000."""
     model_draws: int = 1_000_000
-    budget: int = 20_000
+    """Draws whose recall is computed (exactly, as an expectation, nothing is drawn); 1,000,000."""
+    budget: int = 4096
+    """Prefixes that the exact search for the 25 most probable strings may expand, per network."""
     max_symbols: int = 105
+    """Longest string a network may produce; 105."""
     test_strings: int = 64
+    """Distinct strings per language for the continuation F1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The experiment: meta-train, pre-train, adapt to real languages, score. Defaults are the paper's.
-
-    Attributes:
-        seeds: independent repetitions (weights, dropout, adaptation strings); 40.
-        seed: of everything.
-        model: the network.
-        metagrammar: the distribution over meta-training languages.
-        withhold: whether languages equal to an evaluation language are kept out of meta-training.
-        episodes: sizes of an episode.
-        training: meta-training and pre-training.
-        optimizer: the outer optimiser.
-        adaptation: learning an evaluation language.
-        evaluation: what is learned and how it is scored.
-    """
+    """The experiment: meta-train, pre-train, adapt to real languages, score. Defaults are the paper's."""
 
     seeds: int = 40
+    """Independent repetitions (weights, dropout, adaptation strings); 40."""
     seed: int = 0
+    """Of everything."""
     model: ModelSettings = ModelSettings()
+    """The network."""
     metagrammar: MetagrammarSettings = MetagrammarSettings()
+    """The distribution over meta-training languages."""
     withhold: bool = True
+    """Whether languages equal to an evaluation language are kept out of meta-training."""
     episodes: EpisodeSettings = EpisodeSettings()
+    """Sizes of an episode."""
     training: TrainingSettings = TrainingSettings()
+    """Meta-training and pre-training."""
     optimizer: OptimizerSettings = OptimizerSettings()
+    """The outer optimiser."""
     adaptation: AdaptationSettings = AdaptationSettings()
+    """Learning an evaluation language."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What is learned and how it is scored."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked before anything compiles."""

@@ -19,7 +19,7 @@ COLOURS = {
     "meta-trained": PALETTE["blue"],
     "pre-trained": PALETTE["green"],
     "standard": PALETTE["vermillion"],
-    MEMORISATION: PALETTE["black"],
+    MEMORISATION: "#777777",
 }
 
 # McCoy & Griffiths 2025, results over 56 languages, networks of 1024 units: N -> (mean, lowest, highest of 40 runs).
@@ -86,10 +86,11 @@ def draw(paths: RunPaths, config: Config, results: Results) -> None:
             axis.set(xscale="log", xlabel="strings learned from (N)", ylim=(0, 1), xticks=sizes)
             axis.set_xticklabels([f"{n:,}" for n in sizes])
             axis.minorticks_off()
-            axis.legend(fontsize=8, loc="best")
+        axes[0, 0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        axes[0, 1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         axes[0, 0].figure.supxlabel(
-            "lines: mean over seeds, bands: 95 % t-interval; dotted: McCoy & Griffiths 2025 (1024 units), bars: range of "
-            "their 40 runs",
+            "lines: mean over seeds, bands: its 95 % t-interval; "
+            "dotted: McCoy & Griffiths 2025 (1024 units), bars: range of their 40 runs",
             fontsize=8,
         )
     _draw_classes(paths, config, results)

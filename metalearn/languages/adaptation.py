@@ -27,23 +27,20 @@ LENGTHS = (16, 64, 256)
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationSettings:
-    """How a network learns one language; the defaults are those of McCoy & Griffiths.
-
-    Attributes:
-        sgd_rate: learning rate of SGD; the inner rate of meta-training.
-        adamw_rate: learning rate of AdamW.
-        weight_decay: AdamW's, on all parameters.
-        batch: strings per update.
-        length: tokens a string may have, START and END included; longer ones are cut.
-        group: learners per compiled call.
-    """
+    """How a network learns one language; the defaults are those of McCoy & Griffiths."""
 
     sgd_rate: float = 1.0
+    """Learning rate of SGD; the inner rate of meta-training."""
     adamw_rate: float = 5e-4
+    """Learning rate of AdamW."""
     weight_decay: float = 0.01
+    """AdamW's, on all parameters."""
     batch: int = 10
+    """Strings per update."""
     length: int = 256
+    """Tokens a string may have, START and END included; longer ones are cut."""
     group: int = 28
+    """Learners per compiled call."""
 
 
 class Protocol(NamedTuple):

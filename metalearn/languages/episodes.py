@@ -33,26 +33,23 @@ class Episode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSettings:
-    """Sizes of an episode.
-
-    Attributes:
-        min_updates: fewest support batches; their number is drawn uniformly for each outer step.
-        max_updates: most support batches.
-        support_strings: strings in a support batch.
-        query_strings: strings in the query sample, before equal ones are merged.
-        length: tokens a string may have, START and END included; longer ones are cut.
-        row_sizes: numbers of distinct query strings to pad to, ascending. Each size used compiles once; fewer sizes
-            compile less, more sizes pad less. The last must be query_strings.
-        length_sizes: numbers of tokens to pad to, ascending; the last must be length.
-    """
+    """Sizes of an episode."""
 
     min_updates: int = 1
+    """Fewest support batches; their number is drawn uniformly for each outer step."""
     max_updates: int = 20
+    """Most support batches."""
     support_strings: int = 10
+    """Strings in a support batch."""
     query_strings: int = 1000
+    """Strings in the query sample, before equal ones are merged."""
     length: int = 100
+    """Tokens a string may have, START and END included; longer ones are cut."""
     row_sizes: tuple[int, ...] = (16, 128, 1000)
+    """Numbers of distinct query strings to pad to, ascending. Each size used compiles once; fewer sizes compile less,
+    more sizes pad less. The last must be query_strings."""
     length_sizes: tuple[int, ...] = (20, 100)
+    """Numbers of tokens to pad to, ascending; the last must be length."""
 
     def __post_init__(self) -> None:
         """Checks that sizes fit together."""

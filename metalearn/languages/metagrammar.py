@@ -23,25 +23,22 @@ _ARITY = {"terminal": 0, "or": 2, "plus": 2, "concat": 2}
 
 @dataclasses.dataclass(frozen=True)
 class MetagrammarSettings:
-    """What `sample_grammar` may draw.
-
-    Attributes:
-        leaf: probabilities of the three kinds of leaf; "coded" as the authors' program has them, "described" as their
-            Table S1 has them (see `leaf_probabilities`).
-        recursion: False removes Plus (the paper's ablation "no recursion").
-        synchrony: False fixes a single slot (the paper's ablation "no synchrony").
-        max_vocabulary: largest number of symbols, 2 to 26; the paper's is 10.
-        max_work: languages with a larger expected number of node evaluations per string are redrawn.
-    """
+    """What `sample_grammar` may draw."""
 
     leaf: Variant = "coded"
+    """Probabilities of the three kinds of leaf; "coded" as the authors' program has them, "described" as their Table
+    S1 has them (see `leaf_probabilities`)."""
     recursion: bool = True
+    """False removes Plus (the paper's ablation "no recursion")."""
     synchrony: bool = True
+    """False fixes a single slot (the paper's ablation "no synchrony")."""
     max_vocabulary: int = 10
+    """Largest number of symbols, 2 to 26; the paper's is 10."""
     # The original redraws a language after 10 s on the wall clock or 100 nested calls, which depends on the machine.
     # 10 s for its 1,100 strings at about 1 us per node are 10^4 nodes a string. The depth needs no limit: an inner
     # node has 6/19 children on average, so expansion dies out by itself.
     max_work: float = 1e4
+    """Languages with a larger expected number of node evaluations per string are redrawn."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

@@ -18,19 +18,16 @@ from metalearn.languages.model import LanguageModel, cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """The outer optimiser: AdamW behind a clip of the global norm, linear warm-up, cosine to zero.
-
-    Attributes:
-        learning_rate: peak learning rate (0.005 in McCoy & Griffiths).
-        weight_decay: decoupled, on everything but biases (0.1).
-        clip: largest global norm of the meta-gradient (1.0).
-        warm_up: share of the steps over which the learning rate rises (0.05).
-    """
+    """The outer optimiser: AdamW behind a clip of the global norm, linear warm-up, cosine to zero."""
 
     learning_rate: float = 0.005
+    """Peak learning rate (0.005 in McCoy & Griffiths)."""
     weight_decay: float = 0.1
+    """Decoupled, on everything but biases (0.1)."""
     clip: float = 1.0
+    """Largest global norm of the meta-gradient (1.0)."""
     warm_up: float = 0.05
+    """Share of the steps over which the learning rate rises (0.05)."""
 
 
 def meta_learning(model: LanguageModel, rate: float = 1.0, inner_gradient: str = "mixed") -> LearningProcess:

@@ -9,6 +9,7 @@ Flags: `--preset`, `--workdir`, `--dry_run` and `--config.FIELD=VALUE` for every
 overrides apply on top of it, in whatever order they are given.
 """
 
+import logging
 import pathlib
 import signal
 import sys
@@ -170,7 +171,7 @@ def launch(
       default_preset: default: the first.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    module = spec.name if spec is not None else None
+    module = spec.name.removesuffix(".__main__") if spec is not None else None
     name = name or (module.rpartition(".")[2] if module else pathlib.Path(sys.argv[0]).stem)
     program = f"python -m {module}" if module else f"python {sys.argv[0]}"
     asked: list[Launch] = []
@@ -188,6 +189,7 @@ def launch(
 
     def main(_: Sequence[str]) -> None:
         absl_logging.use_absl_handler()
+        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it reports every backend that is absent
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
         try:

@@ -119,9 +119,10 @@ class EventLog:
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=resume_step + 1, filename_suffix=suffix)
 
     def write(self, step: int, row: Mapping[str, Any], prefix: str = "") -> None:
-        """Adds one scalar per entry under `prefix + name`."""
+        """Adds one scalar per finite entry under `prefix + name`; TensorBoard cannot draw the others."""
         for name, value in row.items():
-            self._writer.add_scalar(prefix + name, float(np.asarray(value)), step)
+            if np.isfinite(np.asarray(value)):
+                self._writer.add_scalar(prefix + name, float(np.asarray(value)), step)
 
     def flush(self) -> None:
         """Hands every event to the system."""
