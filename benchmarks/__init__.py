@@ -1,0 +1,1 @@
+"""What this library costs: seconds and memory, against the analytic limit and against what it replaces."""
