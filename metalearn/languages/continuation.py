@@ -77,8 +77,8 @@ def continuations(language: Language, strings: Sequence[str], vocabulary: int = 
                 problem = "it ends too early" if following == MAY_END else f"no string continues {prefix!r} that way"
                 raise ValueError(f"test string {string!r} is not in {language.name}, {language.definition}: {problem}")
             valid[number, time] = rows[prefix]
-    positions: np.ndarray = valid.any(-1)
-    constrained = np.logical_and(positions, valid.sum(-1) < len(token_of))
+    positions = ~np.isin(tokens[:, :-1], (END, PAD))
+    constrained = positions & (valid.sum(-1) < len(token_of))
     return Continuations(tokens, valid, positions, constrained, valid[..., END])
 
 

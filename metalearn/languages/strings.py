@@ -29,7 +29,7 @@ Symbols = tuple[int, ...]
 MAX_SYMBOLS = 105
 """Longest string that is drawn, scored or searched for, in symbols."""
 
-# Strings drawn at once from each model.
+# Strings drawn at once from each model, at most.
 _BATCH = 1024
 
 
@@ -104,8 +104,9 @@ def sample_strings(
     counters: list[collections.Counter[Symbols]] = [
         collections.Counter() for _ in range(jax.tree.leaves(params)[0].shape[0])
     ]
-    for number, first in enumerate(range(0, count, _BATCH)):
-        drawn = _draw(model, max_symbols, symbols, params, jax.random.fold_in(key, number), float(nucleus))
+    batch = min(count, _BATCH)
+    for number, first in enumerate(range(0, count, batch)):
+        drawn = _draw(model, batch, max_symbols, symbols, params, jax.random.fold_in(key, number), float(nucleus))
         for counter, rows in zip(counters, np.asarray(drawn)[:, : count - first], strict=True):
             rows, counts = np.unique(rows[(rows == END).any(-1)], axis=0, return_counts=True)
             counter.update({decode(row): int(n) for row, n in zip(rows, counts, strict=True)})
@@ -168,9 +169,9 @@ def _score(model, symbols, params, tokens, settings):
     return jax.vmap(of_one)(params, tokens)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(model, max_symbols, symbols, params, key, nucleus):
-    """Tokens [P, _BATCH, 1 + max_symbols + 1] int8 of one batch of draws; a lost draw has no END."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw(model, batch, max_symbols, symbols, params, key, nucleus):
+    """Tokens [P, batch, 1 + max_symbols + 1] int8 of one batch of draws; a lost draw has no END."""
     pairs = jax.tree.leaves(params)[0].shape[0]
 
     def draw_token(params, carry, token, key):
@@ -188,8 +189,8 @@ def _draw(model, max_symbols, symbols, params, key, nucleus):
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[..., None].astype(jnp.int8), position, axis=2)
         return position + 1, carry, token, tokens
 
-    token = jnp.full((pairs, _BATCH), START)
-    tokens = jnp.full((pairs, _BATCH, max_symbols + 2), PAD, jnp.int8).at[:, :, 0].set(START)
-    state = (jnp.int32(1), jax.vmap(lambda p: model.start(p, _BATCH))(params), token, tokens)
+    token = jnp.full((pairs, batch), START)
+    tokens = jnp.full((pairs, batch, max_symbols + 2), PAD, jnp.int8).at[:, :, 0].set(START)
+    state = (jnp.int32(1), jax.vmap(lambda p: model.start(p, batch))(params), token, tokens)
     going_on = lambda s: (s[0] < max_symbols + 2) & jnp.any((s[2] != END) & (s[2] != PAD))
     return jax.lax.while_loop(going_on, step, state)[3]

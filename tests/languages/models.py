@@ -70,7 +70,7 @@ def next_token(logits, nucleus, temperature):
 
 @functools.cache
 def enumerated(max_symbols):
-    """{string: logits [length + 1, V] on the way to its END} of all strings up to a length, for each of `three_lstms`."""
+    """For each of `three_lstms` {string: logits [length + 1, V] up to its END} of all strings up to a length."""
     model, params = three_lstms()
     strings = [s for length in range(max_symbols + 1) for s in itertools.product(range(SYMBOLS), repeat=length)]
     tokens = encode(strings)[:, :-1]
