@@ -37,14 +37,14 @@ def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
     """Places a batch of tasks, leaves [tasks, ...], on the mesh; in several processes each passes its own tasks.
 
     Raises:
-        ValueError: the number of tasks is no multiple of the number of (local) devices.
+        ValueError: the number of tasks is no positive multiple of the number of (local) devices.
     """
     local = mesh.local_mesh.size
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts == {()}:
         raise ValueError(f"the leaves of a batch of tasks must share their leading axis, but these have {counts}")
     ((count,),) = counts
-    if count % local:
+    if count == 0 or count % local:
         raise ValueError(
             f"{count} tasks a batch cannot be split over {local} devices: take a multiple of {local}, "
             f"or pass a smaller mesh, task_mesh(tasks={count})"

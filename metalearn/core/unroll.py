@@ -58,8 +58,12 @@ def unroll(
             (see LearningProcess.first_order_step). None: through all. The values are the same in any case.
 
     Raises:
-        ValueError: unknown memory, or inputs with neither K nor K + 1 rows.
+        ValueError: weights that are no vector, inputs with neither K nor K + 1 rows, unknown memory, or segment < 1.
     """
+    if np.ndim(weights) != 1 or len(weights) == 0:
+        raise ValueError(
+            f"weights must be a vector, one for each of the K + 1 states, but their shape is {np.shape(weights)}"
+        )
     updates = len(weights) - 1
     init_key, inputs_key = jax.random.split(key)
     state = process.init(meta, task, init_key)
@@ -124,7 +128,10 @@ def _rows(inputs: Any, updates: int) -> tuple[Any, Any]:
     leaves = jax.tree.leaves(inputs)
     if not leaves:
         return inputs, None
-    lengths = {leaf.shape[0] for leaf in leaves}
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if () in shapes:
+        raise ValueError("process.inputs returned a leaf without any axis: each needs a leading one over the updates")
+    lengths = {shape[0] for shape in shapes}
     if lengths == {updates}:
         return inputs, None
     if lengths == {updates + 1}:
@@ -142,12 +149,22 @@ def _first_order(process: LearningProcess):
         return process.first_order_step
 
     def straight_through(meta, state, input, task):
-        frozen = jax.lax.stop_gradient(state)
-        moved = process.step(meta, frozen, input, task)
-        through = lambda m, s, f: m + (s - f) if jnp.issubdtype(jnp.result_type(m), jnp.inexact) else m
-        return jax.tree.map(through, moved, state, frozen)
+        moved = process.step(meta, jax.lax.stop_gradient(state), input, task)
+        real = lambda m: jnp.issubdtype(jnp.result_type(m), jnp.inexact)
+        return jax.tree.map(lambda m, s: _with_tangent_of(m, s) if real(m) else m, moved, state)
 
     return straight_through
+
+
+@jax.custom_jvp
+def _with_tangent_of(moved: jax.Array, state: jax.Array) -> jax.Array:
+    """`moved`, whose derivative has that of `state` added. (moved + (state - its copy) would make NaN of infinity.)"""
+    return moved
+
+
+@_with_tangent_of.defjvp
+def _(primals, tangents):
+    return primals[0], tangents[0] + tangents[1]
 
 
 def _scan(body, state: State, rows: Any, length: int, memory: str, segment: int | None) -> tuple[State, Any]:
@@ -158,6 +175,10 @@ def _scan(body, state: State, rows: Any, length: int, memory: str, segment: int 
         # Inside a scan the compiler cannot merge the recomputation with the forward pass, so no barrier is needed.
         return jax.lax.scan(jax.checkpoint(body, prevent_cse=False), state, rows, length)
     if memory == "segments":
+        if segment is not None and segment < 1:
+            raise ValueError(
+                f"segment={segment} must be at least 1, the updates per segment; None chooses about sqrt(K)"
+            )
         size = min(segment or max(round(np.sqrt(length)), 1), length)
         whole = length - length % size
         fold = lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:])

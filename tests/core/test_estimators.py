@@ -111,6 +111,21 @@ class IdentityJacobianTest(parameterized.TestCase):
         self.assertEqual(estimate.trajectory.final["count"], updates)
 
 
+class PassThroughTest(absltest.TestCase):
+    def test_values_are_those_of_the_step_even_where_not_finite(self):
+        """A state may well hold the smallest loss so far, which begins at infinity."""
+        process = LearningProcess(
+            init=lambda meta, task, key: {"best": jnp.inf, "x": meta},
+            inputs=lambda meta, task, key: (),
+            step=lambda meta, state, input, task: {"best": jnp.minimum(state["best"], jnp.inf), "x": 2 * state["x"]},
+            loss=lambda meta, state, input, task: (state["x"], {}),
+        )
+        estimate = compiled(first_order(process, objectives.terminal(2)))(1.5, (), jax.random.key(0))
+        self.assertEqual(estimate.trajectory.final["best"], np.inf)
+        self.assertEqual(estimate.trajectory.value, 6.0)
+        self.assertEqual(estimate.gradient, 1.0)
+
+
 class NamesTest(absltest.TestCase):
     def test_names(self):
         self.assertIs(estimator_named("exact"), exact)

@@ -185,6 +185,15 @@ class BufferTest(absltest.TestCase):
         np.testing.assert_array_equal(again.meta, after.meta)
 
 
+class MeshTest(absltest.TestCase):
+    def test_a_mesh_that_fits_the_batch(self):
+        """The largest number of the four devices that divides the batch."""
+        sizes = {tasks: task_mesh(tasks=tasks).size for tasks in (1, 2, 3, 4, 5, 6, 8, 9)}
+        self.assertEqual(sizes, {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 8: 4, 9: 3})
+        self.assertEqual(task_mesh().size, 4)
+        self.assertEqual(task_mesh(jax.devices()[:2]).axis_names, ("tasks",))
+
+
 class ErrorsTest(parameterized.TestCase):
     def loop(self):
         return outer_loop(scalar_process(), objectives.terminal(2), optax.sgd(0.1), mesh=devices(4))
@@ -193,6 +202,11 @@ class ErrorsTest(parameterized.TestCase):
         loop = self.loop()
         with self.assertRaisesRegex(ValueError, "6 tasks.*4 devices.*multiple of 4"):
             loop.step(loop.init(1.0), jnp.zeros(6), jax.random.key(0))
+
+    def test_batch_without_tasks(self):
+        loop = self.loop()
+        with self.assertRaisesRegex(ValueError, "0 tasks"):
+            loop.step(loop.init(1.0), jnp.zeros(0), jax.random.key(0))
 
     @parameterized.parameters(
         ({"x": np.zeros((4, 2)), "y": np.zeros(3)},),

@@ -100,6 +100,22 @@ class ConventionTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, f"4 weights makes 3 updates.*return 3 rows.*or 4.*{found}"):
             unroll(adding_process(rows), np.ones(4), (), (), jax.random.key(0))
 
+    def test_inputs_without_rows(self):
+        with self.assertRaisesRegex(ValueError, "without any axis"):
+            unroll(adding_process((jnp.arange(3), jnp.float32(0.1))), np.ones(4), (), (), jax.random.key(0))
+
+    @parameterized.parameters((np.ones(0), r"\(0,\)"), (np.ones((2, 3)), r"\(2, 3\)"), (np.float64(1), r"\(\)"))
+    def test_weights_that_are_no_vector(self, weights, shape):
+        with self.assertRaisesRegex(ValueError, f"weights.*K \\+ 1.*{shape}"):
+            unroll(adding_process(()), weights, (), (), jax.random.key(0))
+
+    @parameterized.parameters(0, -2)
+    def test_segment_without_length(self, segment):
+        with self.assertRaisesRegex(ValueError, f"segment={segment} must be at least 1"):
+            unroll(
+                adding_process(jnp.arange(3)), np.ones(4), (), (), jax.random.key(0), memory="segments", segment=segment
+            )
+
     def test_unknown_memory(self):
         with self.assertRaisesRegex(ValueError, "memory='all' is unknown.*residuals.*recompute.*segments"):
             unroll(adding_process(jnp.arange(3)), np.ones(4), (), (), jax.random.key(0), memory="all")
