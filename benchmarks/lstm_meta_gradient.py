@@ -160,7 +160,7 @@ def _peers(sizes: Sizes, gradient: Any) -> tuple[dict[str, Callable[[], Any]], s
         error = relative_error(call(), gradient)
         if not error <= TOLERANCE:
             raise ValueError(
-                f"{name} differs from ours by {error:.1e}, relative to its norm; at most {TOLERANCE:.0e} can be rounding"
+                f"{name} differs from ours by {error:.1e} of its norm; rounding explains {TOLERANCE:.0e} at most"
             )
     return calls, "peer: the fastest PyTorch variant"
 

@@ -1,0 +1,49 @@
+"""Work saved by scoring distinct query strings, weighted by how often they occur, instead of all 1,000.
+
+Counted in tokens that one judgement of one episode runs through the network, padding included, over languages drawn
+from the metagrammar at the paper's sizes. The mean over episodes is what time follows; it is made by the few languages
+with hundreds of distinct strings, while the factor of a typical language is far larger.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from benchmarks.harness import Row
+from metalearn.languages.episodes import EpisodeBatches, EpisodeSettings
+from metalearn.languages.model import Strings
+from metalearn.languages.tokens import PAD
+
+NAME = "distinct_strings"
+_TOGETHER = 10  # strings that are padded to the longest among them, where strings are scored one batch at a time
+
+
+def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Iterator[Row]:
+    """Mean tokens per episode by each way of scoring, episodes of one language each as `EpisodeBatches` pads them."""
+    settings = settings or EpisodeSettings()
+    batches = EpisodeBatches(jax.random.key(0), 1, settings)
+    queries = [jax.tree.map(lambda x: x[0], batches(step).query) for step in range(languages)]
+    lengths = [_lengths(query) for query in queries]
+    every = np.array([settings.query_strings * (query.tokens.shape[1] - 1) for query in queries])
+    ours = np.array([query.tokens[:, 1:].size for query in queries])
+    rng = np.random.default_rng(0)
+    tens = np.array([_padded_in_batches(rng, query, own) for query, own in zip(queries, lengths, strict=True)])
+    unit = "tokens/episode"
+    yield Row(f"{NAME}/all strings", every.mean(), unit, note=f"{settings.query_strings} padded as ours are")
+    yield Row(f"{NAME}/all strings in tens", tens.mean(), unit, note="each ten padded to the longest of them")
+    note = f"{languages} languages; peer: all strings, over the means"
+    yield Row(f"{NAME}/distinct", ours.mean(), unit, ratio_to_peer=every.mean() / ours.mean(), note=note)
+    yield Row(f"{NAME}/distinct without padding", float(np.mean([own.sum() for own in lengths])), unit)
+    factors = every / ours
+    yield Row(f"{NAME}/factor of the mean language", factors.mean(), "times", note=f"median {np.median(factors):.3g}")
+
+
+def _lengths(query: Strings) -> np.ndarray:
+    """Tokens to predict in each row, 0 in padding rows: [rows]."""
+    return (query.tokens[:, 1:] != PAD).sum(1)
+
+
+def _padded_in_batches(rng: np.random.Generator, query: Strings, lengths: np.ndarray) -> int:
+    drawn = rng.permutation(np.repeat(lengths, query.counts.astype(int)))
+    return sum(len(batch) * int(batch.max()) for batch in np.split(drawn, range(_TOGETHER, len(drawn), _TOGETHER)))

@@ -1,0 +1,189 @@
+"""The benchmarks' harness with tiny benchmarks of known outcome, and the real ones in miniature. No clock is judged."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+from absl.testing import absltest, parameterized
+
+from benchmarks import distinct_strings, first_step, harness, lstm_meta_gradient
+from benchmarks.harness import Row
+from metalearn.languages.episodes import EpisodeSettings
+from metalearn.languages.model import Strings
+from metalearn.languages.tokens import PAD, START
+
+KEYS = {"name", "value", "unit", "share_of_limit", "ratio_to_peer", "peak_memory_mib", "compile_seconds"}
+
+
+def good():
+    yield Row("good/one", 1.5, "s", 0.25, 7.0, 3.0, 2.0, "peer: none")
+    yield Row("good/two", None, "s", note="nobody is there")
+
+
+def bad():
+    yield Row("bad/first", 3.0, "times")
+    raise ArithmeticError("no second row")
+
+
+GROUPS = {"good": good, "bad": bad}
+
+
+def console() -> rich.console.Console:
+    return rich.console.Console(file=io.StringIO(), width=200)
+
+
+class HarnessTest(parameterized.TestCase):
+    @parameterized.parameters((None, ["good", "bad"]), ("goo", ["good"]), ("bad", ["bad"]), ("oo,ad", ["good", "bad"]))
+    def test_only_selects_by_part_of_a_name(self, only, names):
+        self.assertEqual(list(harness.select(GROUPS, only)), names)
+
+    @parameterized.parameters("fast", "good,fast", "", "good,")
+    def test_an_unknown_name_lists_the_names(self, only):
+        with self.assertRaisesRegex(ValueError, "choose from good, bad"):
+            harness.select(GROUPS, only)
+
+    def test_a_failure_costs_only_the_rest_of_its_group_and_shows_why(self):
+        to = console()
+        rows, failed = harness.measure({"bad": bad, "good": good}, to)
+        self.assertEqual([row.name for row in rows], ["bad/first", "good/one", "good/two"])
+        self.assertEqual(failed, ["bad"])
+        shown = to.file.getvalue()
+        self.assertIn("ArithmeticError: no second row", shown)
+        self.assertIn("good/one: 1.5 s", shown)
+        self.assertIn("good/two: nobody is there", shown)
+
+    def test_the_json_has_the_rows_under_the_promised_keys(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "deeper" / "rows.json"
+            harness.write_json(list(good()), path)
+            one, two = json.loads(path.read_text())
+        self.assertEqual(set(one), KEYS)
+        self.assertEqual(
+            one,
+            dict(
+                name="good/one",
+                value=1.5,
+                unit="s",
+                share_of_limit=0.25,
+                ratio_to_peer=7.0,
+                peak_memory_mib=3.0,
+                compile_seconds=2.0,
+            ),
+        )
+        self.assertEqual({key for key, value in two.items() if value is None}, KEYS - {"name", "unit"})
+
+    def test_the_table_leaves_blank_what_does_not_apply_and_prints_notes(self):
+        lines = harness.table(list(good())).splitlines()
+        self.assertEqual(lines[1].split(), ["good/one", "1.5", "s", "25.0%", "7.00", "3.0", "2.0"])
+        self.assertEqual(lines[2].split(), ["good/two", "s"])
+        self.assertEqual([line.rstrip() for line in lines[3:5]], ["good/one: peer: none", "good/two: nobody is there"])
+
+    def test_calls_take_turns_after_a_warm_up(self):
+        order = []
+        times = harness.best_seconds({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
+        self.assertEqual("".join(order), "ab" * 4)
+        self.assertEqual(set(times), {"a", "b"})
+
+    def test_the_matrix_product_does_the_operations_it_states(self):
+        product, operations = harness.matrix_product(16)
+        np.testing.assert_array_equal(product(), np.full((16, 16), 16.0))
+        self.assertEqual(operations, 16 * 16 * (16 + 16))  # so many products, and as many sums
+
+    def test_the_command_line_refuses_an_unknown_name(self):
+        done = subprocess.run([sys.executable, "-m", "benchmarks", "--only=fast"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--only=fast", done.stderr)
+        self.assertIn("lstm_meta_gradient", done.stderr)
+
+    def test_the_command_line_prints_the_table_and_writes_the_file(self):
+        code = (
+            "import benchmarks.__main__ as m, test_benchmarks as t, absl.app as a; m.GROUPS = t.GROUPS; a.run(m.main)"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "rows.json"
+            done = subprocess.run(
+                [sys.executable, "-c", code, "--only=good", f"--json={path}"],
+                capture_output=True,
+                text=True,
+                env={"PYTHONPATH": f"{pathlib.Path(__file__).parent}:{pathlib.Path(__file__).parent.parent}"},
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([row["name"] for row in json.loads(path.read_text())], ["good/one", "good/two"])
+        self.assertIn("good/one", done.stdout)
+        self.assertIn("[1/1] good", done.stderr)
+
+
+class LSTMMetaGradientTest(absltest.TestCase):
+    SIZES = lstm_meta_gradient.Sizes(units=4, layers=2, updates=2, support=2, query=3, length=3, tasks=4)
+
+    def test_operations_by_hand(self):
+        sizes = lstm_meta_gradient.Sizes(units=2, layers=1, updates=1, support=1, query=1, length=1)
+        # A token: [2] x [2, 8] for the input and for the hidden state, and [2] x [2, 15] for the output.
+        forward = 2 * (2 * 8 + 2 * 8 + 2 * 15)
+        self.assertEqual(sizes.operations("residuals", "plain"), (9 + 3) * forward)
+        self.assertEqual(sizes.operations("residuals", "mixed"), (11 + 3) * forward)
+        self.assertEqual(sizes.operations("recompute", "plain"), (11 + 3) * forward)
+
+    @pytest.mark.slow
+    def test_what_is_timed_is_the_gradient_that_pytorch_computes(self):
+        try:
+            from benchmarks import lstm_meta_gradient_torch as peer
+        except ModuleNotFoundError as error:
+            self.skipTest(f"{error.name} is not installed")
+        params, tasks = lstm_meta_gradient.problem(self.SIZES)
+        program = lstm_meta_gradient.program(self.SIZES, ("mixed", "residuals", "vmap"))
+        ours = program.step()
+        self.assertGreater(program.memory_mib, 0)
+        for name, variant in peer.VARIANTS.items():
+            with self.subTest(name):
+                theirs = peer.meta_gradient(variant, params, tasks, self.SIZES.rate)()
+                self.assertLess(lstm_meta_gradient.relative_error(theirs, ours), 1e-5)
+        halved = jax.tree.map(lambda x: x / 2, ours)
+        self.assertAlmostEqual(lstm_meta_gradient.relative_error(halved, ours), 0.5, places=5)
+
+
+class OtherBenchmarksTest(absltest.TestCase):
+    def test_where_there_is_one_string_nothing_can_be_saved(self):
+        settings = EpisodeSettings(1, 1, 1, 1, length=6, row_sizes=(1,), length_sizes=(6,))
+        every, tens, ours, bare, factor = distinct_strings.rows(3, settings)
+        self.assertEqual((every.value, ours.value, ours.ratio_to_peer, factor.value), (5.0, 5.0, 1.0, 1.0))
+        self.assertEqual(tens.value, bare.value)
+        self.assertLessEqual(bare.value, 5.0)
+
+    def test_tokens_of_batches_padded_to_their_longest(self):
+        tokens = np.full((3, 4), PAD)
+        tokens[0, :2], tokens[1, :4] = START, START  # 1 and 3 tokens to predict, and a row of padding
+        query = Strings(tokens, np.array([11, 1, 0], np.float32))
+        np.testing.assert_array_equal(distinct_strings._lengths(query), [1, 3, 0])
+        # Ten of the twelve strings come first, two are left; the long one makes its own batch three tokens wide.
+        counted = {
+            distinct_strings._padded_in_batches(np.random.default_rng(seed), query, np.array([1, 3, 0]))
+            for seed in range(40)
+        }
+        self.assertEqual(counted, {10 * 3 + 2 * 1, 10 * 1 + 2 * 3})
+
+    def test_the_first_row_of_metrics_ends_the_command(self):
+        write = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('step,x\\n1,2\\n'); time.sleep(600)"
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            command = [sys.executable, "-c", write, str(root / "metrics.csv")]
+            self.assertLess(first_step.seconds_to_first_row(command, root, root / "cache", patience=300), 300)
+            with self.assertRaisesRegex(TimeoutError, "no first step"):
+                first_step.seconds_to_first_row([sys.executable, "-c", write], root / "none", root, patience=0.0)
+
+    def test_a_command_that_ends_too_early_is_an_error_with_its_words(self):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-c", "import sys; sys.exit('no such preset')"]
+            with self.assertRaisesRegex(RuntimeError, "no such preset"):
+                first_step.seconds_to_first_row(command, pathlib.Path(folder), pathlib.Path(folder), patience=300)
+
+
+if __name__ == "__main__":
+    absltest.main()
