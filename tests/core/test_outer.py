@@ -91,12 +91,14 @@ class TracingTest(parameterized.TestCase):
         return outer_loop(scalar_process(inputs), objective, optimizer or optax.adam(0.1), mesh=devices(device_count))
 
     @parameterized.parameters(1, 4)
-    def test_one_trace(self, device_count):
+    def test_one_trace_and_one_compilation(self, device_count):
         """Although the meta-parameters are weakly typed, and whether tasks are arrays of numpy or of jax."""
         loop = self.loop(device_count=device_count)
         state = loop.init(1.0)
-        for tasks in (jnp.zeros(4), np.ones(4, np.float32), np.ones(4), jnp.zeros(4)):
-            state, _ = loop.step(state, tasks, jax.random.key(0))
+        with jax.log_compiles(), self.assertLogs("jax", "WARNING") as logs:
+            for tasks in (jnp.zeros(4), np.ones(4, np.float32), np.ones(4), jnp.zeros(4)):
+                state, _ = loop.step(state, tasks, jax.random.key(0))
+        self.assertLen([line for line in logs.output if "Compiling jit(outer_step)" in line], 1)
         self.assertEqual(int(state.step), 4)
         with self.assertRaisesRegex(AssertionError, "traced"):  # so the guard is awake
             loop.step(state, jnp.zeros(8), jax.random.key(0))
