@@ -1,0 +1,240 @@
+"""Episodes: a pure function of key and index, with the shapes, counts and permutations that the settings promise."""
+
+import collections
+import threading
+
+import chex
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from metalearn.languages.episodes import (
+    EpisodeBatches,
+    EpisodeSettings,
+    Prefetched,
+    distinct,
+    draw_language,
+    pad_size,
+)
+from metalearn.languages.metagrammar import MetagrammarSettings
+from metalearn.languages.simple import MAX_LENGTH, MIN_LENGTH, SimpleLanguage, draw_simple, simple_language
+from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, SYMBOLS, decode
+from metalearn.languages.withholding import Withheld
+
+SETTINGS = EpisodeSettings(
+    min_updates=1,
+    max_updates=4,
+    support_strings=3,
+    query_strings=20,
+    length=12,
+    row_sizes=(2, 8, 20),
+    length_sizes=(6, 12),
+)
+
+
+def batches(language=draw_language, tasks=2, settings=SETTINGS, seed=0):
+    return EpisodeBatches(jax.random.key(seed), tasks, settings, language)
+
+
+def words(*lengths):
+    """A language that goes round words 0 1 2 ... 9 0 1 ... of these lengths."""
+    return lambda rng, count: [tuple(n % SYMBOLS for n in range(lengths[i % len(lengths)])) for i in range(count)]
+
+
+class BatchTest(parameterized.TestCase):
+    def test_shapes_and_types(self):
+        for step in range(12):
+            support, query = batches()(step)
+            tasks, updates, strings, time = support.tokens.shape
+            self.assertEqual((tasks, strings), (2, SETTINGS.support_strings))
+            self.assertIn(updates, range(1, 5))
+            self.assertIn(time, SETTINGS.length_sizes)
+            self.assertIn(query.tokens.shape[1], SETTINGS.row_sizes)
+            self.assertEqual(query.tokens.shape[2], time)
+            chex.assert_type([support.tokens, query.tokens], np.int32)
+            chex.assert_type([support.counts, query.counts], np.float32)
+            chex.assert_trees_all_equal(support.counts, np.ones((2, updates, 3), np.float32))
+            chex.assert_trees_all_equal(query.counts.sum(1), np.full(2, SETTINGS.query_strings, np.float32))
+
+    def test_the_number_of_updates_is_uniform(self):
+        make = batches(words(1), tasks=1)
+        counts = collections.Counter(make(step).support.tokens.shape[1] for step in range(200))
+        self.assertEqual(set(counts), {1, 2, 3, 4})
+        self.assertLess(max(abs(n - 50) for n in counts.values()), 5 * (200 * 0.25 * 0.75) ** 0.5)
+
+    def test_rows_are_strings_and_padding(self):
+        for step in range(6):
+            support, query = batches()(step)
+            for row in [*support.tokens.reshape(-1, support.tokens.shape[-1]), *query.tokens[query.counts > 0]]:
+                body = row[row != PAD]
+                self.assertTrue((row[len(body) :] == PAD).all())
+                self.assertEqual(body[0], START)
+                if len(body) < SETTINGS.length:
+                    self.assertEqual(body[-1], END)
+                symbols = body[1:-1] if body[-1] == END else body[1:]
+                self.assertTrue(((symbols >= FIRST_SYMBOL) & (symbols < FIRST_SYMBOL + SYMBOLS)).all())
+            self.assertTrue((query.tokens[query.counts == 0] == PAD).all())
+
+    def test_batches_depend_on_key_and_step_alone(self):
+        in_order = [batches()(step) for step in range(4)]
+        resumed = batches()
+        for step in (3, 0, 2, 1):
+            chex.assert_trees_all_equal(resumed(step), in_order[step])
+        tokens = [batch.support.tokens[0, 0].tolist() for batch in [*in_order, batches(seed=1)(0)]]
+        self.assertLen({str(t) for t in tokens}, 5)
+
+    def test_an_episode_does_not_depend_on_the_batch_it_is_in(self):
+        settings = EpisodeSettings(2, 2, 3, 20, 12, (20,), (12,))
+        two, three = batches(tasks=2, settings=settings), batches(tasks=3, settings=settings)
+        row = lambda batch, i: jax.tree.map(lambda x: x[i], batch)
+        for episode in range(6):
+            chex.assert_trees_all_equal(row(two(episode // 2), episode % 2), row(three(episode // 3), episode % 3))
+
+    @parameterized.parameters((1, 4, (2, 6)), (2, 5, (2, 12)), (3, 5, (8, 12)), (9, 10, (20, 12)), (9, 30, (20, 12)))
+    def test_padding_is_to_the_smallest_size_that_fits(self, kinds, longest, expected):
+        """As many different query strings as `kinds`, the longest of `longest` symbols."""
+        _, query = batches(words(*range(longest - kinds + 1, longest + 1)), tasks=2)(0)
+        self.assertEqual(query.tokens.shape[1:], expected)
+
+    def test_the_longest_string_of_the_batch_sets_the_length(self):
+        lengths = iter((1, 7, 1, 1))
+        make = batches(lambda rng, count: [(0,) * n for n in [next(lengths)] * count], tasks=2)
+        self.assertEqual(make(0).query.tokens.shape[-1], 12)
+        self.assertEqual(make(1).query.tokens.shape[-1], 6)
+
+    def test_long_strings_are_cut(self):
+        support, query = batches(words(30))(0)
+        self.assertFalse((support.tokens == END).any() or (query.tokens[:, 0] == END).any())
+        self.assertFalse((support.tokens == PAD).any() or (query.tokens[:, 0] == PAD).any())
+
+    def test_support_then_query_of_one_language_in_the_order_drawn(self):
+        drawn = []
+
+        def language(rng, count):
+            drawn.append(draw_simple(rng, count))
+            return drawn[-1]
+
+        support, query = batches(language, tasks=3)(5)
+        self.assertLen(drawn, 3)
+        for task, strings in enumerate(drawn):
+            mapping = {}
+            rows = support.tokens[task].reshape(-1, support.tokens.shape[-1])
+            sample = [decode(row) for row in rows]
+            for row, count in zip(query.tokens[task], query.counts[task], strict=True):
+                sample += [decode(row)] * int(count)
+            supports = len(rows)
+            counted = [s for s, n in collections.Counter(strings[supports:]).items() for _ in range(n)]
+            for written, string in zip(sample, strings[:supports] + counted, strict=True):
+                self.assertLen(written, len(string))
+                for new, old in zip(written, string, strict=True):
+                    self.assertEqual(mapping.setdefault(old, new), new)  # one renaming for the whole episode
+            self.assertLen(set(mapping.values()), len(mapping))
+
+    def test_permutations_differ_between_episodes_and_are_uniform(self):
+        make = batches(words(1), tasks=50)
+        written = np.concatenate([make(step).query.tokens[:, 0, 1] - FIRST_SYMBOL for step in range(8)])
+        counts = np.bincount(written, minlength=SYMBOLS)
+        self.assertLess(((counts - 40) ** 2 / 40).sum(), 27.9)  # chi-squared with 9 degrees of freedom, p = 0.001
+
+    def test_distinct(self):
+        strings, counts = distinct([[1], (2, 3), (1,), (), [2, 3], (1,)])
+        self.assertEqual((strings, counts), ([(1,), (2, 3), ()], [3, 2, 1]))
+
+    @parameterized.parameters((1, 4), (4, 4), (5, 9), (9, 9), (10, 9))
+    def test_pad_size(self, needed, expected):
+        self.assertEqual(pad_size(needed, (4, 9)), expected)
+
+    @parameterized.parameters(
+        ({"min_updates": 0}, "min_updates=0"),
+        ({"min_updates": 5}, "min_updates=5 must lie in 1 .. max_updates=4"),
+        ({"support_strings": 0}, "support_strings"),
+        ({"length": 2}, "length"),
+        ({"row_sizes": ()}, r"row_sizes=\(\)"),
+        ({"row_sizes": (2, 8)}, "row_sizes.* must ascend and end at 20"),
+        ({"row_sizes": (8, 2, 20)}, "must ascend"),
+        ({"length_sizes": (6, 6, 12)}, "length_sizes.* must ascend and end at 12"),
+    )
+    def test_settings_that_do_not_fit(self, wrong, message):
+        sizes = {name: getattr(SETTINGS, name) for name in EpisodeSettings.__dataclass_fields__}
+        with self.assertRaisesRegex(ValueError, message):
+            EpisodeSettings(**(sizes | wrong))
+
+
+class LanguageTest(parameterized.TestCase):
+    def test_withheld_languages_are_redrawn(self):
+        """Every language over one symbol that has the string of just that symbol is withheld."""
+        withheld = Withheld("a", lambda string: set(string) <= {"a"}, ("a",))
+        settings = MetagrammarSettings(max_vocabulary=2)
+
+        def equals_it(strings):
+            symbols = {s for string in strings for s in string}
+            return len(symbols) == 1 and tuple(symbols) in strings
+
+        def drawn(kept_out):
+            return [draw_language(np.random.default_rng(i), 1000, settings, kept_out) for i in range(60)]
+
+        self.assertGreater(sum(map(equals_it, drawn(()))), 3)
+        self.assertEqual(sum(map(equals_it, drawn((withheld,)))), 0)
+
+    def test_simple_languages(self):
+        rng = np.random.default_rng(0)
+        languages = [simple_language(rng) for _ in range(2000)]
+        self.assertEqual({x.length for x in languages}, set(range(MIN_LENGTH, MAX_LENGTH + 1)))
+        self.assertEqual({x.first for x in languages} | {x.last for x in languages}, set(range(SYMBOLS)))
+        for language in languages[:20]:
+            strings = language.sample(rng, 300)
+            self.assertTrue(all(map(language.contains, strings)))
+            between = {s for string in strings for s in string[1:-1]}
+            self.assertEqual(between, set(range(SYMBOLS)))
+
+    @parameterized.parameters(
+        ((4, 0, 0, 5), True), ((4, 0, 5), False), ((3, 0, 0, 5), False), ((4, 0, 0, 4), False), ((), False)
+    )
+    def test_membership_of_a_simple_language(self, string, member):
+        self.assertEqual(SimpleLanguage(4, 4, 5).contains(string), member)
+
+    def test_one_draw_is_of_one_simple_language(self):
+        strings = draw_simple(np.random.default_rng(3), 50)
+        language = SimpleLanguage(len(strings[0]), strings[0][0], strings[0][-1])
+        self.assertTrue(all(map(language.contains, strings)))
+
+
+class PrefetchedTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.made = []
+
+    def make(self, step):
+        self.made.append((step, threading.current_thread() is threading.main_thread()))
+        if step == 7:
+            raise ValueError("step 7 is broken")
+        return step**2
+
+    def test_same_values_in_order_and_after_jumps(self):
+        prefetched = Prefetched(self.make)
+        for step in (0, 1, 2, 10, 11, 3, 3, 4):
+            self.assertEqual(prefetched(step), step**2)
+
+    def test_in_order_each_step_is_made_once_and_ahead(self):
+        prefetched = Prefetched(self.make)
+        for step in range(4):
+            prefetched(step)
+        prefetched._next[1].result()
+        self.assertEqual(self.made, [(0, True), *((step, False) for step in range(1, 5))])
+
+    def test_errors_come_with_their_step(self):
+        prefetched = Prefetched(self.make)
+        self.assertEqual(prefetched(6), 36)
+        for _ in range(2):
+            with self.assertRaisesRegex(ValueError, "step 7 is broken"):
+                prefetched(7)
+        self.assertEqual(prefetched(8), 64)
+
+    def test_batches_are_the_same(self):
+        prefetched, direct = Prefetched(batches()), batches()
+        for step in (0, 1, 5):
+            chex.assert_trees_all_equal(prefetched(step), direct(step))
+
+
+if __name__ == "__main__":
+    absltest.main()
