@@ -46,7 +46,7 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(RUN) mypy
 
-# Where there is no NVIDIA GPU, `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make bench` saves gigabytes.
+# PyTorch installs its CUDA libraries too unless a CPU build is at hand already.
 bench: $(VENV)/.installed-bench
 	$(RUN) benchmarks $(ARGS)
 

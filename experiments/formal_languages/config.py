@@ -43,6 +43,8 @@ class TrainingSettings:
     """What the unroll keeps: "residuals", "recompute" or "segments"."""
     inner_gradient: Literal["mixed", "plain"] = "mixed"
     """How the inner gradient is differentiated: "mixed" or "plain"."""
+    task_axis: Literal["vmap", "map"] = "vmap"
+    """Tasks of one device side by side ("vmap"), or one after the other ("map": faster and smaller on a CPU)."""
     checkpoint_every: int = 500
     """Outer steps between checkpoints."""
     log_every: int = 10
@@ -144,7 +146,13 @@ PRESETS = {
         model=ModelSettings(units=64),
         episodes=EpisodeSettings(4, 4, 10, 64, 28, row_sizes=(64,), length_sizes=(28,)),
         training=TrainingSettings(
-            steps=500, tasks=4, checkpoint_every=100, log_every=10, validate_every=100, validation_tasks=32
+            steps=500,
+            tasks=4,
+            task_axis="map",
+            checkpoint_every=100,
+            log_every=10,
+            validate_every=100,
+            validation_tasks=32,
         ),
         adaptation=AdaptationSettings(length=64, group=14),
         evaluation=EvaluationSettings(strings=(1, 10, 100), reference_draws=100_000, test_strings=32),

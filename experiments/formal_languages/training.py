@@ -115,6 +115,7 @@ class Trainer:
                 outer_optimizer(self._config.optimizer, training.steps),
                 estimator=estimator_named(training.estimator, training.horizon),
                 memory=training.memory,
+                task_axis=training.task_axis,
                 mesh=self._mesh,
             )
         return self._loops[kind, updates]

@@ -1,6 +1,6 @@
 """Continuation scores: does a model know, at each position of a string, what may come next?
 
-Goodale et al. (2025; fact-sheet section 1.3). With P the model's distribution over all tokens after a prefix and Val
+Goodale et al. (2025). With P the model's distribution over all tokens after a prefix and Val
 the set of valid next tokens (END among them where the string may end):
 
     precision   sum of P over Val

@@ -1,4 +1,4 @@
-"""The top-25 F-score: precision and recall of a learner's most probable strings (fact-sheet section 3.5).
+"""The top-25 F-score: precision and recall of a learner's most probable strings.
 
 Yang & Piantadosi (2022) and McCoy & Griffiths (2025) know the true language from a sample of a million strings and, of
 the learner, another million. Here the learner's sample is not drawn: its best strings are searched for, and the chance

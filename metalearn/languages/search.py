@@ -1,6 +1,6 @@
 """The strings that a language model holds most probable, found exactly.
 
-McCoy & Griffiths (2025; fact-sheet section 3.5) draw a million strings from an adapted model, re-rank the distinct ones
+McCoy & Griffiths (2025) draw a million strings from an adapted model, re-rank the distinct ones
 by their probability at another temperature and keep the best 25. Log-probability only falls as a prefix grows, so a
 best-first search over prefixes finds the same 25 without drawing, and knows when it has them all.
 

@@ -1,6 +1,6 @@
 """How probable a string is to a language model, and draws from the model.
 
-Two log-probabilities of a string are kept apart, because McCoy & Griffiths (2025; fact-sheet section 3.5) use both, one
+Two log-probabilities of a string are kept apart, because McCoy & Griffiths (2025) use both, one
 to draw strings and the other to put them in order:
 
     drawn   that one draw yields the string: the product of token probabilities at temperature 1, renormalised over the
