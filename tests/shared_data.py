@@ -5,4 +5,4 @@ import pathlib
 import pytest
 
 DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data are absent: no folder {DATA.name} beside the checkout")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no folder shared/data beside the checkout")

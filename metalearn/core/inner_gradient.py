@@ -46,7 +46,7 @@ def _mixed(inner_loss):
 
         def loss(params, real, discrete):
             real, discrete = iter(real), iter(discrete)
-            meta, input, task = structure.unflatten([next(real if r else discrete) for r in is_real])
+            meta, input, task = jax.tree.unflatten(structure, [next(real if r else discrete) for r in is_real])
             return inner_loss(meta, params, input, task)
 
         @jax.custom_vjp

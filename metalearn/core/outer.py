@@ -85,6 +85,7 @@ def outer_loop(
 
     def init(meta: Meta) -> OuterState:
         zero = jnp.zeros((), jnp.int32)
+        meta = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), meta)  # weakly typed leaves would retrace
         return replicate(OuterState(meta, optimizer.init(meta), zero, zero, zero), mesh)
 
     def mean_estimate(state: OuterState, tasks: Task, keys: jax.Array) -> tuple[Meta, Metrics]:

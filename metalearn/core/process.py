@@ -84,9 +84,9 @@ def optax_rule(
         if rate is None:
             return updates, rule_state
         rates = rate(meta, input)
-        if jax.tree.structure(rates) == jax.tree.structure(updates):
-            return jax.tree.map(lambda r, u: -r * u, rates, updates), rule_state
-        return jax.tree.map(lambda u: -rates * u, updates), rule_state
+        if jax.tree_util.treedef_is_leaf(jax.tree.structure(rates)):
+            return jax.tree.map(lambda u: -rates * u, updates), rule_state
+        return jax.tree.map(lambda r, u: -r * u, rates, updates), rule_state
 
     return UpdateRule(transformation.init, update)
 
@@ -122,10 +122,13 @@ def gradient_process(
         params = init(meta, task, key)
         return Learner(params, rule.init(params))
 
-    def step(meta, state, input, task, gradient=gradient_of_params):
-        direction = gradient(meta, state.params, input, task)
-        updates, rule_state = rule.update(meta, input, direction, state.rule_state, state.params)
-        return Learner(optax.apply_updates(state.params, updates), rule_state)
+    def step_along(gradient):
+        def step(meta, state, input, task):
+            direction = gradient(meta, state.params, input, task)
+            updates, rule_state = rule.update(meta, input, direction, state.rule_state, state.params)
+            return Learner(optax.apply_updates(state.params, updates), rule_state)
+
+        return step
 
     def first_order_gradient(meta, params, input, task):
         meta, params, input, task = jax.lax.stop_gradient((meta, params, input, task))
@@ -134,7 +137,7 @@ def gradient_process(
     return LearningProcess(
         init=start,
         inputs=inputs,
-        step=step,
+        step=step_along(gradient_of_params),
         loss=lambda meta, state, input, task: outer_loss(meta, state.params, input, task),
-        first_order_step=lambda *arguments: step(*arguments, gradient=first_order_gradient),
+        first_order_step=step_along(first_order_gradient),
     )

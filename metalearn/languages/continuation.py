@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from metalearn.languages.language import END as MAY_END
 from metalearn.languages.language import Language
@@ -137,7 +138,7 @@ def score_continuations(model: LanguageModel, params: Any, continuations: Contin
     return continuation_scores(logits, jnp.asarray(continuations.valid))
 
 
-def mean_score(scores: jax.Array, positions: jax.Array) -> jax.Array:
+def mean_score(scores: jax.Array, positions: ArrayLike) -> jax.Array:
     """Mean over the positions of each string, then over strings that have such positions: [...].
 
     Args:
@@ -151,11 +152,11 @@ def mean_score(scores: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.nanmean(of_strings, axis=-1)
 
 
-def string_means(scores: jax.Array, positions: jax.Array) -> jax.Array:
+def string_means(scores: jax.Array, positions: ArrayLike) -> jax.Array:
     """Mean over the positions of each string, [..., strings]; NaN for a string of which no position counts."""
     return jnp.mean(scores, axis=-1, where=jnp.asarray(positions))
 
 
-def position_means(scores: jax.Array, positions: jax.Array) -> jax.Array:
+def position_means(scores: jax.Array, positions: ArrayLike) -> jax.Array:
     """Mean over strings at each position, [..., time]; NaN at a position that counts in no string."""
     return jnp.mean(scores, axis=-2, where=jnp.asarray(positions))

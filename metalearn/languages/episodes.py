@@ -120,7 +120,7 @@ class EpisodeBatches:
         longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
         rows = pad_size(max(len(query[0]) for _, query, _ in drawn), sizes.row_sizes)
         length = pad_size(longest, sizes.length_sizes)
-        episodes = [self._encode(*parts, updates, rows, length) for parts in drawn]
+        episodes = [self._encode(parts, updates, rows, length) for parts in drawn]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
 
     def _draw(self, index: int, updates: int):
@@ -130,7 +130,8 @@ class EpisodeBatches:
         strings = self._language(rng, supports + sizes.query_strings)
         return strings[:supports], distinct(strings[supports:]), rng.permutation(tokens.SYMBOLS)
 
-    def _encode(self, support, query, permutation, updates: int, rows: int, length: int) -> Episode:
+    def _encode(self, drawn, updates: int, rows: int, length: int) -> Episode:
+        support, query, permutation = drawn
         support_tokens = tokens.encode(support, length, permutation).reshape(updates, -1, length)
         query_tokens = np.full((rows, length), tokens.PAD, np.int32)
         query_tokens[: len(query[0])] = tokens.encode(query[0], length, permutation)

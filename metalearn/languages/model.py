@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metalearn.languages.tokens import PAD
 
@@ -36,8 +37,8 @@ class Strings(NamedTuple):
         the loss of the whole sample for a fraction of the work (without dropout). A count of 0 marks a padding row.
     """
 
-    tokens: jax.Array
-    counts: jax.Array
+    tokens: jax.Array | np.ndarray
+    counts: jax.Array | np.ndarray
 
 
 def cross_entropy(model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None) -> jax.Array:

@@ -29,6 +29,17 @@ class OptimizerSettings:
     warm_up: float = 0.05
     """Share of the steps over which the learning rate rises (0.05)."""
 
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if not self.learning_rate >= 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} and weight_decay={self.weight_decay} must not be negative"
+            )
+        if not self.clip > 0:
+            raise ValueError(f"clip={self.clip} must be positive: it is the largest norm that the gradient keeps")
+        if not 0 <= self.warm_up <= 1:
+            raise ValueError(f"warm_up={self.warm_up} is a share of the steps: it must lie in [0, 1]")
+
 
 def meta_learning(model: LanguageModel, rate: float = 1.0, inner_gradient: str = "mixed") -> LearningProcess:
     """The learner that is meta-trained: SGD on one support batch per update. meta: params of `model`; task: Episode.
@@ -80,9 +91,9 @@ AT_ONCE = np.ones(1)
 
 def outer_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
     """The optimiser that `settings` describe, for a run of `steps` outer steps."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, max(round(settings.warm_up * steps), 1), max(steps, 2)
-    )
+    steps = max(steps, 2)
+    rising = min(max(round(settings.warm_up * steps), 1), steps - 1)  # one step at least for each of the two pieces
+    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, rising, steps)
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
         optax.adamw(schedule, weight_decay=settings.weight_decay, mask=_no_biases),
