@@ -3,7 +3,8 @@
 N strings, shuffled once, in batches of 10: some epochs of SGD at the meta-training's inner rate, then some of AdamW
 (McCoy & Griffiths 2025, appendix E). All (language, seed) pairs of one N are independent learners: they run side by
 side, in groups of similar string length, spread over all devices. The loop over updates is on the host, so that each
-update is as long as its longest string needs, rounded up to one of `LENGTHS`: that many programs are compiled per rule.
+update is as long as its longest string needs, rounded up to one of `LENGTHS` or to the longest allowed: that many
+programs are compiled per rule.
 """
 
 import dataclasses
@@ -41,6 +42,13 @@ class AdaptationSettings:
     """Tokens a string may have, START and END included; longer ones are cut."""
     group: int = 28
     """Learners per compiled call."""
+
+    def __post_init__(self) -> None:
+        """Checks the sizes."""
+        if min(self.batch, self.group) < 1 or self.length < 3:
+            raise ValueError(
+                f"batch={self.batch} and group={self.group} must be at least 1, and length={self.length} at least 3"
+            )
 
 
 class Protocol(NamedTuple):
@@ -130,11 +138,16 @@ class Adaptation:
             Adapted params, leaves [learners, ...], on the host.
 
         Raises:
-            ValueError: no corpora, an empty corpus, corpora of different sizes, or a symbol outside the vocabulary.
+            ValueError: no corpora, an empty corpus, corpora of different sizes, weights of another number of learners,
+                or a symbol outside the vocabulary.
         """
         sizes = {len(corpus) for corpus in corpora}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"corpora must be non-empty and of one size to be adapted to together, got sizes {sizes}")
+        learners = {np.shape(leaf)[0] for leaf in jax.tree.leaves(params)}
+        if learners != {len(corpora)}:
+            found = ", ".join(map(str, sorted(learners)))
+            raise ValueError(f"params holds weights of {found} learners for {len(corpora)} corpora: give one for each")
         keys = jax.random.split(key, len(corpora))
         order = sorted(range(len(corpora)), key=lambda i: sum(map(len, corpora[i])))
         adapted: list[Any] = [None] * len(corpora)
@@ -157,7 +170,7 @@ class Adaptation:
             for update in range(epochs[phase] * len(lengths)):
                 i = update % len(lengths)
                 strings = shard_tasks((batches[:, i, :, : lengths[i]], counts[:, i]), self._mesh)
-                learners = step(learners, *strings, keys, np.int32(2 * update + phase))
+                learners = step(learners, *strings, keys, np.int32(2 * update + phase + 1))  # 0: the order
             params = learners.params
         return jax.device_get(params)
 
@@ -175,7 +188,8 @@ class Adaptation:
         counts[:, :size] = 1
         batches = rows.reshape(len(corpora), updates, batch, longest)
         used = [int((batches[:, i] != tokens.PAD).any((0, 1)).sum()) for i in range(updates)]
-        lengths = [pad_size(n, LENGTHS) for n in used]
+        sizes = (*(n for n in LENGTHS if n < self._settings.length), self._settings.length)
+        lengths = [pad_size(n, sizes) for n in used]
         pad = max(0, max(lengths) - longest)
         batches = np.pad(batches, ((0, 0), (0, 0), (0, 0), (0, pad)), constant_values=tokens.PAD)
         return batches, counts.reshape(shape[0], updates, batch), lengths
