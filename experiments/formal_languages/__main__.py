@@ -32,6 +32,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             print(f"{paths.root} is finished; nothing to do. Its result:")
             print(json.dumps(paths.load_result()["f_score"], indent=2))
             return paths.load_result()
+        evaluation = Evaluation(config)
         stages = Stages("meta-training", "pre-training", "adaptation and scores", "figures")
         trainer = Trainer(config)
         weights: dict[str, list[Any]] = {"standard": [initial_weights(config, s) for s in range(config.seeds)]}
@@ -41,7 +42,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
                     trainer(learner, seed, paths.stage(f"{learner}_{seed}")) for seed in range(config.seeds)
                 ]
         with stages.stage("adaptation and scores"):
-            results = _scores(config, paths, weights)
+            results = _scores(config, paths, evaluation, weights)
         with stages.stage("figures"):
             report.draw(paths, config, results)
             report.write_table(paths, config, results)
@@ -67,8 +68,9 @@ def _by_learner(config: Config) -> dict[str, tuple[int, ...]]:
     return {learner: config.evaluation.strings for learner in (*LEARNERS, MEMORISATION)}
 
 
-def _scores(config: Config, paths: RunDirectory, weights: dict[str, list[Any]]) -> dict[tuple[str, int], Scores]:
-    evaluation = Evaluation(config)
+def _scores(
+    config: Config, paths: RunDirectory, evaluation: Evaluation, weights: dict[str, list[Any]]
+) -> dict[tuple[str, int], Scores]:
     pairs = config.seeds * len(config.languages)
     results: dict[tuple[str, int], Scores] = {}
     total = pairs * len(LEARNERS) * len(config.evaluation.strings)

@@ -144,9 +144,9 @@ PRESETS = {
     "laptop": Config(
         seeds=3,
         model=ModelSettings(units=64),
-        episodes=EpisodeSettings(4, 4, 10, 64, 28, row_sizes=(64,), length_sizes=(28,)),
+        episodes=EpisodeSettings(2, 2, 10, 16, 28, row_sizes=(16,), length_sizes=(28,)),
         training=TrainingSettings(
-            steps=500,
+            steps=800,
             tasks=4,
             task_axis="map",
             checkpoint_every=100,

@@ -24,7 +24,7 @@ from metalearn.languages.randomness import host_rng
 from metalearn.languages.scores import Corpus, corpus, read_corpus, sample_corpus, score_corpus, score_models
 from metalearn.languages.targets import target
 from metalearn.languages.tokens import VOCABULARY, letters_to_symbols
-from metalearn.run import RunPaths
+from metalearn.run import ConfigError, RunPaths
 from metalearn.run.files import json_text, write_atomic
 
 Scores = dict[str, np.ndarray]
@@ -46,7 +46,11 @@ class Evaluation:
     """
 
     def __init__(self, config: Config):
-        """See the class."""
+        """See the class.
+
+        Raises:
+            ConfigError: the folder of corpora lacks a file, or a file lacks strings; said here, before any training.
+        """
         self._config = config
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
         settings = config.model
@@ -54,6 +58,8 @@ class Evaluation:
         self._adaptation = Adaptation(self._model, config.adaptation)
         self._languages = [target(name) for name in config.languages]
         self._score_continuations = jax.jit(functools.partial(score_continuations, self._model))
+        if config.evaluation.corpora:
+            self._check_corpora(pathlib.Path(config.evaluation.corpora))
 
     @functools.cached_property
     def references(self) -> list[Corpus]:
@@ -92,6 +98,16 @@ class Evaluation:
         if len(drawn) < strings:
             raise ValueError(f"{path} has {len(drawn)} strings, fewer than the {strings} of evaluation.strings")
         return drawn[:strings]
+
+    def _check_corpora(self, folder: pathlib.Path) -> None:
+        try:
+            for index, language in enumerate(self._languages):
+                (folder / f"{language.name}.txt").stat()
+                for strings in self._config.evaluation.strings:
+                    for text in self._corpus(index, 0, strings):
+                        letters_to_symbols(text, language.alphabet)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"evaluation.corpora={str(folder)!r} cannot be used: {error}") from None
 
     def memorisation(self, strings: int) -> Scores:
         """Scores of the training strings themselves, as if they were a model."""

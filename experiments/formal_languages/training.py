@@ -18,6 +18,8 @@ from metalearn.languages.training import AT_ONCE, meta_learning, outer_optimizer
 from metalearn.languages.withholding import withhold
 from metalearn.run import Progress, RunPaths, train
 
+_REMEMBERED_BYTES = 1 << 30
+
 
 class TrainState(NamedTuple):
     """What a checkpoint holds: the outer loop's state, and the best weights so far by validation loss."""
@@ -48,6 +50,8 @@ class Trainer:
         self._model = model_of(config)
         self._mesh = task_mesh(tasks=config.training.tasks)
         self._loops: dict[tuple[str, int], Any] = {}
+        self._batches: dict[int, Episode] = {}
+        self._remembered_bytes = 0
         # As in the paper, all repetitions see the same languages in the same order.
         self._episodes_key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
         languages = TARGETS.values() if config.withhold else ()
@@ -68,7 +72,7 @@ class Trainer:
         start = self._loop(kind, self._config.episodes.min_updates).init(initial_weights(self._config, seed))
         infinite = replicate(jnp.asarray(jnp.inf), self._mesh)
         state = TrainState(start, replicate(start.meta, self._mesh), infinite, replicate(infinite, self._mesh))
-        batches = Prefetched(self._training_batches)
+        batches = Prefetched(self._remembered_batch)
 
         def step(state: TrainState, index: int) -> tuple[TrainState, dict[str, Any]]:
             batch = batches(index)
@@ -100,6 +104,16 @@ class Trainer:
             name=f"{kind}, seed {seed}",
         )
         return jax.device_get(final.best)
+
+    def _remembered_batch(self, step: int) -> Episode:
+        """The batch of a step, drawn once for all repetitions and both kinds of training as far as memory allows."""
+        batch = self._batches.get(step)
+        if batch is None:
+            batch = self._training_batches(step)
+            self._remembered_bytes += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+            if self._remembered_bytes < _REMEMBERED_BYTES:
+                self._batches[step] = batch
+        return batch
 
     def _loop(self, kind: str, updates: int) -> Any:
         training = self._config.training

@@ -84,7 +84,7 @@ def withhold(
 def is_withheld(
     grammar: Grammar,
     strings: Sequence[tuple[int, ...]],
-    withheld: Iterable[Withheld],
+    withheld: Sequence[Withheld],
     rng: np.random.Generator,
     top: int = 25,
     draws: int = 10_000,
@@ -94,12 +94,14 @@ def is_withheld(
     Args:
         grammar: the drawn language.
         strings: strings that were sampled from it, as many as there are; more are drawn only where they are needed.
-        withheld: what `withhold` returned.
+        withheld: what `withhold` returned; a sequence, as it is gone through more than once.
         rng: source of the further draws.
         top: number of most frequent strings of the drawn language that must be members.
         draws: number of further draws on which the final comparison rests.
     """
     if len(strings) < _FEW:
+        if not _may_equal(strings, withheld):
+            return False
         strings = [*strings, *grammar.sample(rng, _FEW - len(strings))]
     seen = set(strings)
     symbols = sorted(set().union(*seen))
@@ -121,6 +123,17 @@ def is_withheld(
             if _all_found(language.common, symbol_of, counts) and _all_members(best, letter_of, language):
                 return True
     return False
+
+
+def _may_equal(strings: Sequence[tuple[int, ...]], withheld: Sequence[Withheld]) -> bool:
+    """Whether all of few strings are members of some withheld language, for some naming of the symbols they show."""
+    seen = sorted(set(strings), key=len)
+    symbols = sorted(set().union(*seen))
+    return any(
+        _all_members(seen, dict(zip(symbols, letters, strict=True)), language)
+        for language in withheld
+        for letters in itertools.permutations(language.alphabet, len(symbols))
+    )
 
 
 def _all_found(texts: Iterable[str], symbol_of: dict[str, int], strings: Container[tuple[int, ...]]) -> bool:
