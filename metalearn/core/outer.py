@@ -19,6 +19,7 @@ from metalearn.core.process import LearningProcess, Meta, Metrics, Task
 from metalearn.core.sharding import AXIS, replicate, shard_tasks, task_mesh
 
 TASK_AXES = ("vmap", "map")
+_OWN_METRICS = {"value", "losses", "gradient_norm", "skipped", "skipped_in_a_row"}
 
 
 class OuterState(NamedTuple):
@@ -77,7 +78,7 @@ def outer_loop(
         mesh: the devices to spread tasks over; all by default.
 
     Raises:
-        ValueError: unknown task_axis.
+        ValueError: unknown task_axis; at the first step, a metric of the process under a name of the outer loop's own.
     """
     if task_axis not in TASK_AXES:
         raise ValueError(f"task_axis={task_axis!r} is unknown; choose one of {TASK_AXES}")
@@ -96,6 +97,9 @@ def outer_loop(
         else:
             estimates = jax.lax.map(lambda row: of_one(state.meta, *row), (tasks, keys))
         trajectory = estimates.trajectory
+        clash = _OWN_METRICS & trajectory.metrics.keys()
+        if clash:
+            raise ValueError(f"the process's loss reports {sorted(clash)}, names that the outer loop uses: rename them")
         metrics = {"value": trajectory.value, "losses": trajectory.losses, **trajectory.metrics}
         mean = lambda x: jax.lax.pmean(x.mean(0), AXIS)
         return jax.tree.map(mean, (estimates.gradient, metrics))
@@ -123,6 +127,6 @@ def outer_loop(
         metrics |= {"gradient_norm": optax.tree.norm(gradient), "skipped": state.skipped, "skipped_in_a_row": in_a_row}
         return state, metrics
 
-    # Stating where the results lie keeps the second call from compiling anew for the placement of the first's.
+    # The next call takes this one's results: they must lie where `init` put the first state.
     jitted = jax.jit(outer_step, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
     return OuterLoop(init, lambda state, tasks, key: jitted(state, shard_tasks(tasks, mesh), key), jitted)

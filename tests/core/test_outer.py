@@ -225,6 +225,13 @@ class ErrorsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "task_axis='pmap' is unknown.*vmap.*map"):
             outer_loop(scalar_process(), objectives.terminal(2), optax.sgd(0.1), task_axis="pmap")
 
+    def test_metric_under_a_name_of_the_loop_itself(self):
+        process = scalar_process()
+        named = process._replace(loss=lambda *arguments: (process.loss(*arguments)[0], {"skipped": jnp.zeros(())}))
+        loop = outer_loop(named, objectives.terminal(2), optax.sgd(0.1), mesh=devices(4))
+        with self.assertRaisesRegex(ValueError, "'skipped'.*rename"):
+            loop.step(loop.init(1.0), jnp.zeros(4), jax.random.key(0))
+
 
 if __name__ == "__main__":
     absltest.main()
