@@ -41,7 +41,7 @@ def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Itera
 
 def _lengths(query: Strings) -> np.ndarray:
     """Tokens to predict in each row, 0 in padding rows: [rows]."""
-    return (query.tokens[:, 1:] != PAD).sum(1)
+    return np.sum(np.asarray(query.tokens)[:, 1:] != PAD, axis=1)
 
 
 def _padded_in_batches(rng: np.random.Generator, query: Strings, lengths: np.ndarray) -> int:

@@ -22,17 +22,18 @@ Logits = Callable[[Params, torch.Tensor], torch.Tensor]
 MetaGradient = Callable[[Params, Sequence[torch.Tensor], float], Params]
 
 
-def meta_gradient(variant: MetaGradient, params: LSTMParams, tasks: Episode, rate: float) -> Callable[[], LSTMParams]:
+def meta_gradient(variant: MetaGradient, params: LSTMParams, tasks: Episode, rate: float) -> Callable[[], Any]:
     """A call that computes the mean meta-gradient of a batch of tasks, in the shape of our parameters."""
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     tensors = [torch.tensor(np.asarray(params.embedding)), torch.tensor(np.asarray(params.output_bias))]
     tensors += [torch.tensor(np.asarray(leaf).T.copy()) for layer in params.layers for leaf in layer]
     tokens = [torch.tensor(np.asarray(strings.tokens), dtype=torch.long) for strings in tasks]
 
-    def call() -> LSTMParams:
-        embedding, bias, *rest = (tensor.numpy() for tensor in variant(tensors, tokens, rate))
+    def call() -> Any:
+        gradient: list[Any] = [tensor.numpy() for tensor in variant(tensors, tokens, rate)]
+        embedding, output_bias, *rest = gradient
         layers = [LSTMLayer(*(leaf.T for leaf in rest[i : i + 4])) for i in range(0, len(rest), 4)]
-        return LSTMParams(embedding, bias, tuple(layers))
+        return LSTMParams(embedding, output_bias, tuple(layers))
 
     return call
 
@@ -102,7 +103,7 @@ def _functional(params: Params, tokens: Sequence[torch.Tensor], rate: float) -> 
 
 def _vectorised(params: Params, tokens: Sequence[torch.Tensor], rate: float) -> Params:
     """The same under `torch.func.vmap` over tasks."""
-    outer = torch.func.vmap(torch.func.grad(_query_loss), in_dims=(None, 0, 0, None))
+    outer: Any = torch.func.vmap(torch.func.grad(_query_loss), in_dims=(None, 0, 0, None))
     return [leaf.mean(0) for leaf in outer(params, *tokens, rate)]
 
 
