@@ -83,6 +83,12 @@ def slow(params, corpus, epochs, order, settings=SETTINGS):
 
 
 class AdaptationTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.addClassCleanup(jax.config.update, "jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time is spent compiling
+
     def setUp(self):
         super().setUp()
         self.enter_context(jax.enable_x64(True))

@@ -17,7 +17,7 @@ from metalearn.languages.episodes import (
     pad_size,
 )
 from metalearn.languages.metagrammar import MetagrammarSettings
-from metalearn.languages.simple import MAX_LENGTH, MIN_LENGTH, SimpleLanguage, draw_simple, simple_language
+from metalearn.languages.simple import draw_simple
 from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, SYMBOLS, decode
 from metalearn.languages.withholding import Withheld
 
@@ -175,28 +175,6 @@ class LanguageTest(parameterized.TestCase):
 
         self.assertGreater(sum(map(equals_it, drawn(()))), 3)
         self.assertEqual(sum(map(equals_it, drawn((withheld,)))), 0)
-
-    def test_simple_languages(self):
-        rng = np.random.default_rng(0)
-        languages = [simple_language(rng) for _ in range(2000)]
-        self.assertEqual({x.length for x in languages}, set(range(MIN_LENGTH, MAX_LENGTH + 1)))
-        self.assertEqual({x.first for x in languages} | {x.last for x in languages}, set(range(SYMBOLS)))
-        for language in languages[:20]:
-            strings = language.sample(rng, 300)
-            self.assertTrue(all(map(language.contains, strings)))
-            between = {s for string in strings for s in string[1:-1]}
-            self.assertEqual(between, set(range(SYMBOLS)))
-
-    @parameterized.parameters(
-        ((4, 0, 0, 5), True), ((4, 0, 5), False), ((3, 0, 0, 5), False), ((4, 0, 0, 4), False), ((), False)
-    )
-    def test_membership_of_a_simple_language(self, string, member):
-        self.assertEqual(SimpleLanguage(4, 4, 5).contains(string), member)
-
-    def test_one_draw_is_of_one_simple_language(self):
-        strings = draw_simple(np.random.default_rng(3), 50)
-        language = SimpleLanguage(len(strings[0]), strings[0][0], strings[0][-1])
-        self.assertTrue(all(map(language.contains, strings)))
 
 
 class PrefetchedTest(parameterized.TestCase):
