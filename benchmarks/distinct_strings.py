@@ -5,6 +5,7 @@ from the metagrammar at the paper's sizes. The mean over episodes is what time f
 with hundreds of distinct strings, while the factor of a typical language is far larger.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from benchmarks.harness import Row
 from metalearn.languages.episodes import EpisodeBatches, EpisodeSettings
 from metalearn.languages.model import Strings
-from metalearn.languages.tokens import PAD
+from metalearn.languages.tokens import PAD, START
 
 NAME = "distinct_strings"
 _TOGETHER = 10  # strings that are padded to the longest among them, where strings are scored one batch at a time
@@ -24,11 +25,11 @@ def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Itera
     settings = settings or EpisodeSettings()
     batches = EpisodeBatches(jax.random.key(0), 1, settings)
     queries = [jax.tree.map(lambda x: x[0], batches(step).query) for step in range(languages)]
-    lengths = [_lengths(query) for query in queries]
+    lengths, counts = zip(*map(_strings, queries), strict=True)
     every = np.array([settings.query_strings * (query.tokens.shape[1] - 1) for query in queries])
     ours = np.array([query.tokens[:, 1:].size for query in queries])
     rng = np.random.default_rng(0)
-    tens = np.array([_padded_in_batches(rng, query, own) for query, own in zip(queries, lengths, strict=True)])
+    tens = np.array([_padded_in_batches(rng, *own) for own in zip(lengths, counts, strict=True)])
     unit = "tokens/episode"
     yield Row(f"{NAME}/all strings", every.mean(), unit, note=f"{settings.query_strings} padded as ours are")
     yield Row(f"{NAME}/all strings in tens", tens.mean(), unit, note="each ten padded to the longest of them")
@@ -39,11 +40,18 @@ def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Itera
     yield Row(f"{NAME}/factor of the mean language", factors.mean(), "times", note=f"median {np.median(factors):.3g}")
 
 
-def _lengths(query: Strings) -> np.ndarray:
-    """Tokens to predict in each row, 0 in padding rows: [rows]."""
-    return np.sum(np.asarray(query.tokens)[:, 1:] != PAD, axis=1)
+def _strings(query: Strings) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens to predict in each distinct string, and how often it occurs: [strings] each."""
+    tokens, weights = np.asarray(query.tokens), np.asarray(query.counts)
+    lengths, counts = [], []
+    for row, weight in zip(tokens, weights, strict=True):
+        starts = [*np.flatnonzero(row == START), int(np.sum(row != PAD))]
+        for begin, end in itertools.pairwise(starts):
+            lengths.append(end - begin - 1)
+            counts.append(int(weight[begin]))
+    return np.array(lengths), np.array(counts)
 
 
-def _padded_in_batches(rng: np.random.Generator, query: Strings, lengths: np.ndarray) -> int:
-    drawn = rng.permutation(np.repeat(lengths, query.counts.astype(int)))
+def _padded_in_batches(rng: np.random.Generator, lengths: np.ndarray, counts: np.ndarray) -> int:
+    drawn = rng.permutation(np.repeat(lengths, counts))
     return sum(len(batch) * int(batch.max()) for batch in np.split(drawn, range(_TOGETHER, len(drawn), _TOGETHER)))

@@ -15,9 +15,7 @@ from absl.testing import absltest, parameterized
 
 from benchmarks import distinct_strings, first_step, harness, lstm_meta_gradient
 from benchmarks.harness import Row
-from metalearn.languages.episodes import EpisodeSettings
-from metalearn.languages.model import Strings
-from metalearn.languages.tokens import PAD, START
+from metalearn.languages.episodes import EpisodeSettings, packed
 
 KEYS = {"name", "value", "unit", "share_of_limit", "ratio_to_peer", "peak_memory_mib", "compile_seconds"}
 
@@ -158,16 +156,13 @@ class OtherBenchmarksTest(absltest.TestCase):
         self.assertLessEqual(bare.value, 5.0)
 
     def test_tokens_of_batches_padded_to_their_longest(self):
-        tokens = np.full((3, 4), PAD)
-        tokens[0, :2], tokens[1, :4] = START, START  # 1 and 3 tokens to predict, and a row of padding
-        query = Strings(tokens, np.array([11, 1, 0], np.float32))
-        np.testing.assert_array_equal(distinct_strings._lengths(query), [1, 3, 0])
+        rows = packed([(0,), (1, 1)], [11, 1], 9)  # 2 and 3 tokens to predict, in one row
+        lengths, counts = distinct_strings._strings(rows)
+        self.assertEqual(sorted(zip(lengths.tolist(), counts.tolist(), strict=True)), [(2, 11), (3, 1)])
         # Ten of the twelve strings come first, two are left; the long one makes its own batch three tokens wide.
-        counted = {
-            distinct_strings._padded_in_batches(np.random.default_rng(seed), query, np.array([1, 3, 0]))
-            for seed in range(40)
-        }
-        self.assertEqual(counted, {10 * 3 + 2 * 1, 10 * 1 + 2 * 3})
+        draw = lambda seed: distinct_strings._padded_in_batches(np.random.default_rng(seed), lengths, counts)
+        counted = {draw(seed) for seed in range(40)}
+        self.assertEqual(counted, {10 * 3 + 2 * 2, 10 * 2 + 2 * 3})
 
     def test_the_first_row_of_metrics_ends_the_command(self):
         write = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('step,x\\n1,2\\n'); time.sleep(600)"

@@ -1,9 +1,10 @@
 """Meta-training episodes: languages drawn from the metagrammar, as support batches and a query sample.
 
 One episode is one language: K support batches of 10 strings, each used for one inner update, and a query sample from
-the same language (McCoy & Griffiths 2025, methods). The query is kept as distinct strings with counts: the loss is the
-same, and most languages of the metagrammar have few distinct strings. Episode i is a pure function of (key, i), so
-every run with the same key sees the same languages in the same order, wherever it was interrupted.
+the same language (McCoy & Griffiths 2025, methods). The query is kept as distinct strings with counts, packed end to
+end into rows: the loss is the same, and most languages of the metagrammar have few distinct strings, most of them
+short. Episode i is a pure function of (key, i), so every run with the same key sees the same languages in the same
+order, wherever it was interrupted.
 """
 
 import collections
@@ -25,7 +26,11 @@ T = TypeVar("T")
 
 
 class Episode(NamedTuple):
-    """One language. support: tokens [updates, strings, time], counts [updates, strings]; query: tokens [rows, time]."""
+    """One language.
+
+    support: tokens [updates, strings, time], counts [updates, strings]; a row is a string.
+    query: tokens [rows, time], counts [rows, time - 1]; a row is several strings, see `packed`.
+    """
 
     support: Strings
     query: Strings
@@ -45,9 +50,9 @@ class EpisodeSettings:
     """Strings in the query sample, before equal ones are merged."""
     length: int = 100
     """Tokens a string may have, START and END included; longer ones are cut."""
-    row_sizes: tuple[int, ...] = (16, 128, 1000)
-    """Numbers of distinct query strings to pad to, ascending. Each size used compiles once; fewer sizes compile less,
-    more sizes pad less. The last must be query_strings."""
+    row_sizes: tuple[int, ...] = (4, 16, 64, 256, 1000)
+    """Numbers of query rows to pad to, ascending. Each size used compiles once; fewer sizes compile less, more sizes
+    pad less. The last must be query_strings."""
     length_sizes: tuple[int, ...] = (20, 100)
     """Numbers of tokens to pad to, ascending; the last must be length."""
 
@@ -118,9 +123,13 @@ class EpisodeBatches:
         updates = int(step_rng.integers(sizes.min_updates, sizes.max_updates + 1))
         drawn = [self._draw(step * self._tasks + i, updates) for i in range(self._tasks)]
         longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
-        rows = pad_size(max(len(query[0]) for _, query, _ in drawn), sizes.row_sizes)
         length = pad_size(longest, sizes.length_sizes)
-        episodes = [self._encode(parts, updates, rows, length) for parts in drawn]
+        queries = [packed(*query, length, permutation) for _, query, permutation in drawn]
+        rows = pad_size(max(len(query.tokens) for query in queries), sizes.row_sizes)
+        episodes = [
+            Episode(self._support(support, permutation, updates, length), _with_rows(query, rows))
+            for (support, _, permutation), query in zip(drawn, queries, strict=True)
+        ]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
 
     def _draw(self, index: int, updates: int):
@@ -130,16 +139,43 @@ class EpisodeBatches:
         strings = self._language(rng, supports + sizes.query_strings)
         return strings[:supports], distinct(strings[supports:]), rng.permutation(tokens.SYMBOLS)
 
-    def _encode(self, drawn, updates: int, rows: int, length: int) -> Episode:
-        support, query, permutation = drawn
-        support_tokens = tokens.encode(support, length, permutation).reshape(updates, -1, length)
-        query_tokens = np.full((rows, length), tokens.PAD, np.int32)
-        query_tokens[: len(query[0])] = tokens.encode(query[0], length, permutation)
-        counts = np.zeros(rows, np.float32)
-        counts[: len(query[1])] = query[1]
-        return Episode(
-            Strings(support_tokens, np.ones(support_tokens.shape[:2], np.float32)), Strings(query_tokens, counts)
-        )
+    def _support(self, strings, permutation, updates: int, length: int) -> Strings:
+        rows = tokens.encode(strings, length, permutation).reshape(updates, -1, length)
+        return Strings(rows, np.ones(rows.shape[:2], np.float32))
+
+
+def packed(
+    strings: Sequence[Sequence[int]], counts: Sequence[int], length: int, permutation: np.ndarray | None = None
+) -> Strings:
+    """Strings packed end to end into few rows, the longest first and each into the first row that has room.
+
+    Args:
+        strings, counts: distinct strings and how often each occurs.
+        length: tokens of a row; longer strings are cut.
+        permutation: see `tokens.encode`.
+
+    Returns:
+        tokens [rows, length]; counts [rows, length - 1], that of the string which the predicted token belongs to, 0 for
+        padding.
+    """
+    encoded = tokens.encode(strings, length, permutation)
+    sizes = np.sum(encoded != tokens.PAD, axis=1)
+    rows = np.full((len(strings), length), tokens.PAD, np.int32)
+    weights = np.zeros((len(strings), length), np.float32)
+    used = np.zeros(len(strings), int)
+    for i in np.argsort(-sizes, kind="stable"):
+        row = int(np.argmax(used + sizes[i] <= length))
+        place = slice(used[row], used[row] + sizes[i])
+        rows[row, place] = encoded[i, : sizes[i]]
+        weights[row, place] = counts[i]
+        used[row] = place.stop
+    filled = max(int(np.count_nonzero(used)), 1)
+    return Strings(rows[:filled], (weights * (rows != tokens.START))[:filled, 1:])
+
+
+def _with_rows(strings: Strings, rows: int) -> Strings:
+    more = ((0, rows - len(strings.tokens)), (0, 0))
+    return Strings(np.pad(strings.tokens, more, constant_values=tokens.PAD), np.pad(strings.counts, more))
 
 
 class Prefetched:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.languages.model import LanguageModel
+from metalearn.languages.tokens import START
 
 
 class LSTMLayer(NamedTuple):
@@ -59,11 +60,13 @@ def lstm(vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> 
         drop = _dropout(key, dropout, layers + 1)
         # Time leads from here on, so that the scan over it slices without copying. The embedding lookup is a product
         # with one-hot rows: its gradient then is a product too, not a scatter.
+        # START forgets what stood before it, so a row may hold several strings end to end.
+        keep = (tokens.T != START)[..., None].astype(params.embedding.dtype)
         rows = jax.nn.one_hot(tokens.T, vocabulary, dtype=params.embedding.dtype)
         hidden = drop(0, rows @ params.embedding)
         for number, layer in enumerate(params.layers):
             driven = hidden @ layer.input_weights + (layer.input_bias + layer.hidden_bias)
-            hidden = drop(number + 1, _recurrence(driven, layer.hidden_weights))
+            hidden = drop(number + 1, _recurrence(driven, layer.hidden_weights, keep))
         return (hidden @ params.embedding.T + params.output_bias).swapaxes(0, 1)
 
     def start(params: LSTMParams, batch: int) -> Any:
@@ -72,7 +75,9 @@ def lstm(vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> 
 
     def advance(params: LSTMParams, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         hidden, moved = params.embedding[tokens], []
+        keep = (tokens != START)[:, None].astype(hidden.dtype)
         for layer, (h, c) in zip(params.layers, carry, strict=True):
+            h, c = keep * h, keep * c
             gates = hidden @ layer.input_weights + (layer.input_bias + layer.hidden_bias) + h @ layer.hidden_weights
             c, hidden = _cell(gates, c)
             moved.append((hidden, c))
@@ -110,27 +115,31 @@ def _cell(gates, c):
 
 
 @jax.custom_vjp
-def _recurrence(driven, weights):
-    """h_t = cell(driven_t + h_{t-1} weights) from a zero state. driven: [time, batch, 4H] -> [time, batch, H]."""
-    return _recurrence_forward(driven, weights)[0]
+def _recurrence(driven, weights, keep):
+    """h_t = cell(driven_t + keep_t h_{t-1} weights, keep_t c_{t-1}) from a zero state.
+
+    driven: [time, batch, 4H]; keep: [time, batch, 1], 0 where a string begins, else 1. Returns [time, batch, H].
+    """
+    return _recurrence_forward(driven, weights, keep)[0]
 
 
-def _recurrence_forward(driven, weights):
+def _recurrence_forward(driven, weights, keep):
     zeros = jnp.zeros((driven.shape[1], weights.shape[0]), driven.dtype)
 
-    def step(carry, driven):
+    def step(carry, row):
         h, c = carry
-        gates = driven + h @ weights
-        c, h = _cell(gates, c)
+        driven, keep = row
+        gates = driven + (keep * h) @ weights
+        c, h = _cell(gates, keep * c)
         return (h, c), (h, c, gates)
 
-    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), driven)
-    return h, (h, c, gates, weights)
+    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), (driven, keep))
+    return h, (h, c, gates, weights, keep)
 
 
 def _recurrence_backward(residuals, dh):
-    h, c, gates, weights = residuals
-    before = lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+    h, c, gates, weights, keep = residuals
+    before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
     i, f, g, o = _activations(gates)
     tanh_c = jnp.tanh(c)
     # What does not depend on later times is prepared for all times at once, outside the scan.
@@ -141,15 +150,15 @@ def _recurrence_backward(residuals, dh):
 
     def step(carry, row):
         dh_later, dc_later = carry
-        dh, to_c, from_c, from_h, f = row
+        dh, to_c, from_c, from_h, f, keep = row
         dh = dh + dh_later
         dc = dc_later + dh * to_c
         dgates = jnp.concatenate([jnp.tile(dc, 3) * from_c, dh * from_h], axis=-1)
-        return (dgates @ transposed, dc * f), dgates
+        return (keep * (dgates @ transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
-    _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f), reverse=True)
-    return dgates, jnp.einsum("tbh,tbg->hg", before(h), dgates)
+    _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
+    return dgates, jnp.einsum("tbh,tbg->hg", before(h), dgates), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

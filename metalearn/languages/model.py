@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metalearn.languages.tokens import PAD
+from metalearn.languages.tokens import PAD, START
 
 
 class LanguageModel(NamedTuple):
@@ -16,7 +16,7 @@ class LanguageModel(NamedTuple):
     vocabulary: V.
     init(key) -> params.
     logits(params, tokens, key) -> [strings, time, V] for tokens [strings, time] int32; the key drives dropout, None
-        turns it off.
+        turns it off. A START inside a row begins a new string: nothing before it may matter after it.
     start(params, batch) -> carry before the first token, for `batch` strings read side by side; the leaves of a carry
         have the batch as their leading axis.
     advance(params, carry, tokens) -> (carry, logits [batch, V]) after one more token each, [batch] int32. No dropout.
@@ -32,9 +32,10 @@ class LanguageModel(NamedTuple):
 class Strings(NamedTuple):
     """A batch of strings, optionally weighted.
 
-    tokens: [strings, time + 1] int32, START, symbols, END, then PAD.
-    counts: [strings] float32, how often each string occurs. Scoring distinct strings weighted by their counts gives
-        the loss of the whole sample for a fraction of the work (without dropout). A count of 0 marks a padding row.
+    tokens: [rows, time + 1] int32. A row is START, symbols, END, then PAD, or several such strings end to end.
+    counts: float32, how often each string occurs: [rows], or [rows, time] for the tokens that are predicted, where a
+        row holds several strings. Scoring distinct strings weighted by their counts gives the loss of the whole
+        sample for a fraction of the work (without dropout). A count of 0 marks padding.
     """
 
     tokens: jax.Array | np.ndarray
@@ -55,5 +56,6 @@ def _sums(model, params, strings, key):
     logits = model.logits(params, inputs, key)
     chosen = jnp.sum(logits * jax.nn.one_hot(targets, model.vocabulary, dtype=logits.dtype), -1)
     surprise = jax.nn.logsumexp(logits, -1) - chosen
-    weights = (targets != PAD) * strings.counts[:, None].astype(logits.dtype)
+    counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
+    weights = (targets != PAD) * (targets != START) * counts.astype(logits.dtype)
     return jnp.sum(weights * surprise), jnp.sum(weights)

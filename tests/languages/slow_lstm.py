@@ -6,6 +6,8 @@ PyTorch's layout: W_ih and W_hh have 4H rows (input, forget, cell, output gate) 
 import jax
 import numpy as np
 
+from metalearn.languages.tokens import START
+
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
@@ -28,6 +30,8 @@ def slow_logits(params, tokens):
     for s, string in enumerate(tokens):
         memory = [(np.zeros(embedding.shape[1]), np.zeros(embedding.shape[1])) for _ in params.layers]
         for t, token in enumerate(string):
+            if token == START:  # a new string in the same row
+                memory = [(0 * h, 0 * c) for h, c in memory]
             x = embedding[token]
             for number, layer in enumerate(params.layers):
                 memory[number] = cell(layer, x, *memory[number])

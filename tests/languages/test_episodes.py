@@ -1,6 +1,7 @@
 """Episodes: a pure function of key and index, with the shapes, counts and permutations that the settings promise."""
 
 import collections
+import itertools
 import threading
 
 import chex
@@ -14,11 +15,14 @@ from metalearn.languages.episodes import (
     Prefetched,
     distinct,
     draw_language,
+    packed,
     pad_size,
 )
+from metalearn.languages.lstm import lstm
 from metalearn.languages.metagrammar import MetagrammarSettings
+from metalearn.languages.model import Strings, cross_entropy
 from metalearn.languages.simple import draw_simple
-from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, SYMBOLS, decode
+from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, SYMBOLS, VOCABULARY, decode, encode
 from metalearn.languages.withholding import Withheld
 
 SETTINGS = EpisodeSettings(
@@ -41,6 +45,15 @@ def words(*lengths):
     return lambda rng, count: [tuple(n % SYMBOLS for n in range(lengths[i % len(lengths)])) for i in range(count)]
 
 
+def unpacked(query):
+    """(token row, count) of each string of packed rows [rows, time] with counts [rows, time - 1]."""
+    for row, weights in zip(query.tokens, query.counts, strict=True):
+        starts = [*np.flatnonzero(row == START), int((row != PAD).sum())]
+        for begin, end in itertools.pairwise(starts):
+            (count,) = set(weights[begin : end - 1].tolist())  # the same on all tokens of a string
+            yield row[begin:end], int(count)
+
+
 class BatchTest(parameterized.TestCase):
     def test_shapes_and_types(self):
         for step in range(12):
@@ -54,7 +67,9 @@ class BatchTest(parameterized.TestCase):
             chex.assert_type([support.tokens, query.tokens], np.int32)
             chex.assert_type([support.counts, query.counts], np.float32)
             chex.assert_trees_all_equal(support.counts, np.ones((2, updates, 3), np.float32))
-            chex.assert_trees_all_equal(query.counts.sum(1), np.full(2, SETTINGS.query_strings, np.float32))
+            for task in range(2):
+                of_task = jax.tree.map(lambda x, t=task: x[t], query)
+                self.assertEqual(sum(count for _, count in unpacked(of_task)), SETTINGS.query_strings)
 
     def test_the_number_of_updates_is_uniform(self):
         make = batches(words(1), tasks=1)
@@ -65,7 +80,8 @@ class BatchTest(parameterized.TestCase):
     def test_rows_are_strings_and_padding(self):
         for step in range(6):
             support, query = batches()(step)
-            for row in [*support.tokens.reshape(-1, support.tokens.shape[-1]), *query.tokens[query.counts > 0]]:
+            strings = [row for t in range(2) for row, _ in unpacked(jax.tree.map(lambda x, t=t: x[t], query))]
+            for row in [*support.tokens.reshape(-1, support.tokens.shape[-1]), *strings]:
                 body = row[row != PAD]
                 self.assertTrue((row[len(body) :] == PAD).all())
                 self.assertEqual(body[0], START)
@@ -73,7 +89,8 @@ class BatchTest(parameterized.TestCase):
                     self.assertEqual(body[-1], END)
                 symbols = body[1:-1] if body[-1] == END else body[1:]
                 self.assertTrue(((symbols >= FIRST_SYMBOL) & (symbols < FIRST_SYMBOL + SYMBOLS)).all())
-            self.assertTrue((query.tokens[query.counts == 0] == PAD).all())
+            empty = query.tokens[:, :, 1:][query.counts == 0]
+            self.assertTrue(((empty == PAD) | (empty == START)).all())
 
     def test_batches_depend_on_key_and_step_alone(self):
         in_order = [batches()(step) for step in range(4)]
@@ -90,7 +107,7 @@ class BatchTest(parameterized.TestCase):
         for episode in range(6):
             chex.assert_trees_all_equal(row(two(episode // 2), episode % 2), row(three(episode // 3), episode % 3))
 
-    @parameterized.parameters((1, 4, (2, 6)), (2, 5, (2, 12)), (3, 5, (8, 12)), (9, 10, (20, 12)), (9, 30, (20, 12)))
+    @parameterized.parameters((1, 4, (2, 6)), (2, 5, (2, 12)), (3, 8, (8, 12)), (9, 10, (8, 12)), (9, 30, (20, 12)))
     def test_padding_is_to_the_smallest_size_that_fits(self, kinds, longest, expected):
         """As many different query strings as `kinds`, the longest of `longest` symbols."""
         _, query = batches(words(*range(longest - kinds + 1, longest + 1)), tasks=2)(0)
@@ -120,15 +137,39 @@ class BatchTest(parameterized.TestCase):
             mapping = {}
             rows = support.tokens[task].reshape(-1, support.tokens.shape[-1])
             sample = [decode(row) for row in rows]
-            for row, count in zip(query.tokens[task], query.counts[task], strict=True):
-                sample += [decode(row)] * int(count)
             supports = len(rows)
-            counted = [s for s, n in collections.Counter(strings[supports:]).items() for _ in range(n)]
-            for written, string in zip(sample, strings[:supports] + counted, strict=True):
+            for written, string in zip(sample, strings[:supports], strict=True):
                 self.assertLen(written, len(string))
                 for new, old in zip(written, string, strict=True):
                     self.assertEqual(mapping.setdefault(old, new), new)  # one renaming for the whole episode
             self.assertLen(set(mapping.values()), len(mapping))
+            of_task = jax.tree.map(lambda x, t=task: x[t], query)
+            queried = {decode(row): count for row, count in unpacked(of_task)}
+            counted = collections.Counter(strings[supports:])
+            self.assertEqual(sorted(queried.values()), sorted(counted.values()))
+            for string, count in counted.items():
+                if set(string) <= set(mapping):  # the others have symbols that the support does not show
+                    self.assertEqual(queried[tuple(mapping[s] for s in string)], count)
+
+    def test_packed_rows_give_the_loss_of_the_whole_sample(self):
+        model = lstm(VOCABULARY, 4)
+        with jax.enable_x64(True):
+            params = model.init(jax.random.key(0))
+            strings = [(0,), (0, 1, 2), (0,), (), (1, 1), (0, 1, 2), (0,), (2, 1, 0, 0, 1, 1)]
+            rows = packed(*distinct(strings), 9)
+            self.assertLess(len(rows.tokens), len(set(strings)))
+            whole = Strings(encode(strings, 9), np.ones(len(strings)))
+            loss = lambda params, strings: cross_entropy(model, params, strings)
+            chex.assert_trees_all_close(
+                jax.value_and_grad(loss)(params, rows), jax.value_and_grad(loss)(params, whole), rtol=1e-12, atol=1e-14
+            )
+
+    def test_packing_puts_the_longest_first_where_there_is_room(self):
+        start, a, end = START, FIRST_SYMBOL, END
+        rows = packed([(0,), (1, 1, 1), (2, 2)], [5, 6, 7], 7)
+        expected = [[start, a + 1, a + 1, a + 1, end, PAD, PAD], [start, a + 2, a + 2, end, start, a, end]]
+        np.testing.assert_array_equal(rows.tokens, expected)
+        np.testing.assert_array_equal(rows.counts, [[6, 6, 6, 6, 0, 0], [7, 7, 7, 0, 5, 5]])
 
     def test_permutations_differ_between_episodes_and_are_uniform(self):
         make = batches(words(1), tasks=50)

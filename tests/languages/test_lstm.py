@@ -19,18 +19,20 @@ def random_tokens(strings, time, vocabulary=VOCABULARY):
     return np.random.default_rng(0).integers(vocabulary, size=(strings, time)).astype(np.int32)
 
 
-def plain_recurrence(driven, weights):
+def plain_recurrence(driven, weights, keep):
     """What `_recurrence` computes, differentiated by JAX alone."""
 
-    def step(carry, driven):
+    def step(carry, row):
         h, c = carry
+        driven, keep = row
+        h, c = jnp.where(keep > 0, h, 0), jnp.where(keep > 0, c, 0)
         i, f, g, o = jnp.split(driven + h @ weights, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
     zeros = jnp.zeros((driven.shape[1], weights.shape[0]), driven.dtype)
-    return jax.lax.scan(step, (zeros, zeros), driven)[1]
+    return jax.lax.scan(step, (zeros, zeros), (driven, keep))[1]
 
 
 class ModelTest(parameterized.TestCase):
@@ -153,6 +155,9 @@ class RecurrenceTest(parameterized.TestCase):
         draw = np.random.default_rng(0).normal
         shapes = (self.TIME, self.BATCH, 4 * self.UNITS), (self.UNITS, 4 * self.UNITS)
         self.arguments, self.directions = (tuple(draw(size=shape) for shape in shapes) for _ in range(2))
+        keep = np.random.default_rng(1).integers(2, size=(self.TIME, self.BATCH, 1)).astype(float)
+        self.recurrence, self.plain = (lambda *a, f=f: f(*a, keep) for f in (_recurrence, plain_recurrence))
+        self.assertTrue(0 < keep[1:].sum() < keep[1:].size)
         self.seen = draw(size=(self.TIME, self.BATCH, self.UNITS))
 
     def value(self, recurrence, *arguments):
@@ -162,7 +167,7 @@ class RecurrenceTest(parameterized.TestCase):
     def check(self, of_value):
         hand_written, automatic = (
             compiled(functools.partial(of_value, functools.partial(self.value, recurrence)))(*self.arguments)
-            for recurrence in (_recurrence, plain_recurrence)
+            for recurrence in (self.recurrence, self.plain)
         )
         chex.assert_trees_all_close(hand_written, automatic, rtol=1e-11, atol=1e-12)
 
@@ -184,7 +189,7 @@ class RecurrenceTest(parameterized.TestCase):
         )
 
     def test_finite_differences_of_first_and_second_order(self):
-        value = jax.jit(functools.partial(self.value, _recurrence))
+        value = jax.jit(functools.partial(self.value, self.recurrence))
         check_grads(value, self.arguments, order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
