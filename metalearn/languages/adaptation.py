@@ -23,7 +23,7 @@ from metalearn.languages import tokens
 from metalearn.languages.episodes import pad_size
 from metalearn.languages.model import LanguageModel, Strings, cross_entropy
 
-LENGTHS = (16, 64, 256)
+LENGTHS = (8, 16, 24, 32, 48, 64, 128, 256)
 
 
 @dataclasses.dataclass(frozen=True)

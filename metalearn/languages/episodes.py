@@ -124,7 +124,7 @@ class EpisodeBatches:
         drawn = [self._draw(step * self._tasks + i, updates) for i in range(self._tasks)]
         longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
         length = pad_size(longest, sizes.length_sizes)
-        queries = [packed(*query, length, permutation) for _, query, permutation in drawn]
+        queries = [packed(kinds, counts, length, permutation) for _, (kinds, counts), permutation in drawn]
         rows = pad_size(max(len(query.tokens) for query in queries), sizes.row_sizes)
         episodes = [
             Episode(self._support(support, permutation, updates, length), _with_rows(query, rows))
