@@ -146,7 +146,7 @@ PRESETS = {
         model=ModelSettings(units=64),
         episodes=EpisodeSettings(2, 2, 10, 16, 28, row_sizes=(16,), length_sizes=(28,)),
         training=TrainingSettings(
-            steps=500,
+            steps=400,
             tasks=4,
             task_axis="map",
             checkpoint_every=100,
@@ -155,7 +155,7 @@ PRESETS = {
             validation_tasks=32,
         ),
         adaptation=AdaptationSettings(length=64, group=14),
-        evaluation=EvaluationSettings(strings=(1, 10, 30), reference_draws=100_000, test_strings=32),
+        evaluation=EvaluationSettings(strings=(1, 10, 30), reference_draws=100_000, budget=1024, test_strings=32),
     ),
     "paper": Config(),
 }
