@@ -49,8 +49,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         verdicts = report.verdicts(config, results)
         result = {
             "f_score": {
-                learner: {str(n): report.by_seed(results, learner, n, "f_score").tolist() for n in sizes}
-                for learner, sizes in _by_learner(config).items()
+                learner: {
+                    str(n): report.by_seed(results, learner, n, "f_score").tolist() for n in config.evaluation.strings
+                }
+                for learner in (*LEARNERS, MEMORISATION)
             },
             "claims": verdicts,
             "searches_incomplete": sum(
@@ -62,10 +64,6 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         print(claims_table(verdicts))
         print(f"figures: {paths.figures}\nper language: {paths.root / 'per_language.csv'}\nresult: {paths.result}")
         return paths.load_result()
-
-
-def _by_learner(config: Config) -> dict[str, tuple[int, ...]]:
-    return {learner: config.evaluation.strings for learner in (*LEARNERS, MEMORISATION)}
 
 
 def _scores(
