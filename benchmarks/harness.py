@@ -121,6 +121,13 @@ def write_json(rows: Sequence[Row], path: str | pathlib.Path) -> None:
     path.write_text(json.dumps(objects, indent=2) + "\n", encoding="utf-8")
 
 
+def seconds(call: Callable[[], Any]) -> float:
+    """Wall seconds of one call, its results waited for."""
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
 def best_seconds(calls: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
     """Wall seconds of each call: the best of `rounds` in which all take turns, after one call of each to warm up."""
     for call in calls.values():
@@ -128,9 +135,7 @@ def best_seconds(calls: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dic
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):
         for name, call in calls.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            best[name] = min(best[name], time.perf_counter() - began)
+            best[name] = min(best[name], seconds(call))
     return best
 
 

@@ -31,8 +31,14 @@ from metalearn.languages.training import meta_learning
 NAME = "lstm_meta_gradient"
 TOLERANCE = 1e-4
 """How far the peer's gradient may be from ours, relative to its norm: both are float32."""
-Rung = tuple[str, str, str]
-"""How the inner gradient is differentiated, what the unroll keeps, and how a device works through its tasks."""
+Rung = tuple[str, str, str, str]
+"""How the inner gradient is differentiated, what the unroll keeps, how a device works through its tasks, and whether
+the query is judged "whole" or by "parts" of 25 strings."""
+RUNGS: tuple[Rung, ...] = (
+    *itertools.product(INNER_GRADIENTS, MEMORIES, TASK_AXES, ("whole",)),
+    *itertools.product(("mixed",), ("residuals", "recompute"), TASK_AXES, ("parts",)),
+)
+PART = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Sizes:
     tasks: int = 4
     rate: float = 1.0
 
-    def operations(self, memory: str, inner_gradient: str) -> float:
+    def operations(self, inner_gradient: str, memory: str) -> float:
         """Least floating-point operations of one task's meta-gradient."""
         token = 2.0 * (8 * self.units**2 * self.layers + self.units * VOCABULARY)
         passes = 9 if (memory, inner_gradient) == ("residuals", "plain") else 11
@@ -80,10 +86,12 @@ class Program:
 
 def program(sizes: Sizes, rung: Rung) -> Program:
     """Compiles the outer step of one rung."""
-    inner_gradient, memory, task_axis = rung
+    inner_gradient, memory, task_axis, query = rung
     params, tasks = problem(sizes)
     mesh = task_mesh(tasks=sizes.tasks)
-    process = meta_learning(lstm(VOCABULARY, sizes.units, sizes.layers), sizes.rate, inner_gradient)
+    process = meta_learning(
+        lstm(VOCABULARY, sizes.units, sizes.layers), sizes.rate, inner_gradient, PART if query == "parts" else None
+    )
     # Keeps the meta-gradient as its state and moves nothing, so that every call does the same work.
     optimizer = optax.chain(optax.trace(0.0), optax.scale(0.0))
     objective = objectives.terminal(sizes.updates)
@@ -122,7 +130,7 @@ def rows(sizes: Sizes | None = None, rounds: int = 7) -> Iterator[Row]:
 
     programs: dict[Rung, Program] = {}
     seconds: dict[Rung, float] = {}
-    for rung in itertools.product(INNER_GRADIENTS, MEMORIES, TASK_AXES):
+    for rung in RUNGS:
         programs[rung] = program(sizes, rung)
         times = best_seconds({"ours": programs[rung].step, "product": product}, max(rounds // 2, 1))
         seconds[rung] = times["ours"]
@@ -139,7 +147,7 @@ def rows(sizes: Sizes | None = None, rounds: int = 7) -> Iterator[Row]:
         yield Row(f"{NAME}/pytorch", None, "s/task", note=note)
     ratio = min(peer_seconds.values()) * sizes.tasks / times["ours"] if peers else None
     yield row("best", best, times, ratio, f"{' '.join(best)}; {note}")
-    kept = programs["plain", "residuals", best[2]].memory_mib
+    kept = programs["plain", "residuals", best[2], "whole"].memory_mib
     yield Row(f"{NAME}/memory of residuals over best", kept / programs[best].memory_mib, "times")
     yield Row(f"{NAME}/matrix product", product_operations / times["product"] / 1e9, "GFLOP/s")
 

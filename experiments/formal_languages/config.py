@@ -45,6 +45,8 @@ class TrainingSettings:
     """How the inner gradient is differentiated: "mixed" or "plain"."""
     task_axis: Literal["vmap", "map"] = "vmap"
     """Tasks of one device side by side ("vmap"), or one after the other ("map": faster and smaller on a CPU)."""
+    query_rows: int = 0
+    """Rows of the query scored side by side, their gradient accumulated (25: faster and smaller on a CPU); 0: all."""
     checkpoint_every: int = 500
     """Outer steps between checkpoints."""
     log_every: int = 10
@@ -149,6 +151,7 @@ PRESETS = {
             steps=400,
             tasks=4,
             task_axis="map",
+            query_rows=25,
             checkpoint_every=100,
             log_every=10,
             validate_every=100,

@@ -119,7 +119,9 @@ class Trainer:
         training = self._config.training
         if (kind, updates) not in self._loops:
             if kind == "meta-trained":
-                process = meta_learning(self._model, training.inner_rate, training.inner_gradient)
+                process = meta_learning(
+                    self._model, training.inner_rate, training.inner_gradient, training.query_rows or None
+                )
                 objective = getattr(objectives, training.objective)(updates)
             else:
                 process, objective = pre_training(self._model), AT_ONCE

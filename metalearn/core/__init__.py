@@ -3,6 +3,7 @@
 from metalearn.core import objectives
 from metalearn.core.meta_gradient import Estimate, Estimator, estimator_named, exact, first_order, truncated
 from metalearn.core.outer import OuterLoop, OuterState, outer_loop
+from metalearn.core.parts import sum_in_parts
 from metalearn.core.process import Learner, LearningProcess, UpdateRule, gradient_process, optax_rule
 from metalearn.core.sharding import replicate, shard_tasks, task_mesh
 from metalearn.core.unroll import Trajectory, unroll
@@ -25,6 +26,7 @@ __all__ = [
     "outer_loop",
     "replicate",
     "shard_tasks",
+    "sum_in_parts",
     "task_mesh",
     "truncated",
     "unroll",

@@ -32,13 +32,15 @@ def discounted(updates: int, gamma: float, dt: float = 1.0) -> np.ndarray:
     The discount is per unit of time, not per step, so that refining dt leaves the objective's limit unchanged.
 
     Raises:
-        ValueError: gamma outside (0, 1], or dt not positive.
+        ValueError: updates below 0, gamma outside (0, 1], or dt not positive.
     """
+    if updates < 0:
+        raise ValueError(f"updates={updates} must not be negative")
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma} must lie in (0, 1]")
     if not dt > 0:
         raise ValueError(f"dt={dt} must be positive")
-    return gamma ** (np.arange(_checked(updates) + 1) * dt) * dt
+    return gamma ** (np.arange(updates + 1) * dt) * dt
 
 
 def annealed(updates: int, progress: jax.Array | float) -> jax.Array:

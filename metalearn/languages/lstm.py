@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.tokens import START
@@ -104,8 +105,13 @@ def _dropout(key, rate, places):
 
 def _activations(gates):
     """gates: [..., 4H] -> input, forget, candidate and output gates, [..., H] each."""
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    # One tanh over all of them, as sigmoid(x) = (1 + tanh(x / 2)) / 2; the barrier keeps it one, as the compiler would
+    # evaluate it anew for every use.
+    units = gates.shape[-1] // 4
+    candidate = np.arange(4) == 2
+    scale = np.repeat(np.where(candidate, 1.0, 0.5), units).astype(gates.dtype)
+    i, f, g, o = jnp.split(jax.lax.optimization_barrier(jnp.tanh(scale * gates)), 4, axis=-1)
+    return 0.5 + 0.5 * i, 0.5 + 0.5 * f, g, 0.5 + 0.5 * o
 
 
 def _cell(gates, c):
@@ -158,7 +164,8 @@ def _recurrence_backward(residuals, dh):
 
     zeros = jnp.zeros_like(h[0])
     _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
-    return dgates, jnp.einsum("tbh,tbg->hg", before(h), dgates), None
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    return dgates, flat(before(h)).T @ flat(dgates), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metalearn.core import sum_in_parts
 from metalearn.languages.tokens import PAD, START
 
 
@@ -42,20 +43,32 @@ class Strings(NamedTuple):
     counts: jax.Array | np.ndarray
 
 
-def cross_entropy(model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None) -> jax.Array:
+def cross_entropy(
+    model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None, at_once: int | None = None
+) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
     A mean over tokens, not over strings: long strings weigh more, as in McCoy & Griffiths (2025).
+
+    Args:
+        key: drives dropout; None turns it off.
+        at_once: rows scored side by side; the gradient then accumulates part by part (core/parts.py), so that memory
+            is that of one part. None: all.
     """
-    total, tokens = _sums(model, params, strings, key)
-    return total / jnp.maximum(tokens, 1.0)
-
-
-def _sums(model, params, strings, key):
-    inputs, targets = strings.tokens[:, :-1], strings.tokens[:, 1:]
-    logits = model.logits(params, inputs, key)
-    chosen = jnp.sum(logits * jax.nn.one_hot(targets, model.vocabulary, dtype=logits.dtype), -1)
-    surprise = jax.nn.logsumexp(logits, -1) - chosen
+    targets = strings.tokens[:, 1:]
     counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
-    weights = (targets != PAD) * (targets != START) * counts.astype(logits.dtype)
-    return jnp.sum(weights * surprise), jnp.sum(weights)
+    weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
+    if at_once is None:
+        total = _surprise(model, params, strings.tokens, weights, key)
+    else:
+        keys = None if key is None else jax.random.split(key, len(targets))
+        part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
+        total = sum_in_parts(part, at_once)(params, (strings.tokens, weights, keys))
+    return total / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def _surprise(model, params, tokens, weights, key):
+    """Sum over tokens of weight times surprise. tokens: [rows, time + 1]; weights: [rows, time]."""
+    logits = model.logits(params, tokens[:, :-1], key)
+    chosen = jnp.sum(logits * jax.nn.one_hot(tokens[:, 1:], model.vocabulary, dtype=logits.dtype), -1)
+    return jnp.sum(weights.astype(logits.dtype) * (jax.nn.logsumexp(logits, -1) - chosen))

@@ -41,11 +41,18 @@ class OptimizerSettings:
             raise ValueError(f"warm_up={self.warm_up} is a share of the steps: it must lie in [0, 1]")
 
 
-def meta_learning(model: LanguageModel, rate: float = 1.0, inner_gradient: str = "mixed") -> LearningProcess:
+def meta_learning(
+    model: LanguageModel, rate: float = 1.0, inner_gradient: str = "mixed", at_once: int | None = None
+) -> LearningProcess:
     """The learner that is meta-trained: SGD on one support batch per update. meta: params of `model`; task: Episode.
 
     Inputs have a row per state, because the loss of a state draws its own dropout: the strings of row k drive
     update k -> k + 1 and its key serves update and loss of state k. The strings of the last row are not used.
+
+    Args:
+        rate: of the inner SGD.
+        inner_gradient: see `gradient_process`.
+        at_once: rows of the query that are scored side by side, see `cross_entropy`.
     """
 
     def inputs(meta: Any, task: Episode, key: jax.Array) -> Any:
@@ -56,7 +63,7 @@ def meta_learning(model: LanguageModel, rate: float = 1.0, inner_gradient: str =
         return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0))
 
     def outer_loss(meta, params, input, task):
-        return cross_entropy(model, params, task.query, jax.random.fold_in(input["key"], 1)), {}
+        return cross_entropy(model, params, task.query, jax.random.fold_in(input["key"], 1), at_once), {}
 
     return gradient_process(
         init=lambda meta, task, key: meta,

@@ -64,6 +64,14 @@ class CrossEntropyTest(parameterized.TestCase):
         self.assertLess(len(counts), len(SAMPLE))
         self.check_equal(strings_of(list(counts), list(counts.values())), strings_of(SAMPLE))
 
+    @parameterized.parameters(1, 3, 20)
+    def test_scoring_a_few_rows_at_once_changes_nothing(self, at_once):
+        strings = strings_of(SAMPLE)
+        parts = compiled(jax.value_and_grad(functools.partial(cross_entropy, MODEL, at_once=at_once)))
+        chex.assert_trees_all_close(
+            parts(self.params, strings), loss_and_gradient()(self.params, strings), rtol=1e-12, atol=1e-15
+        )
+
     def test_padding_contributes_nothing(self):
         self.check_equal(strings_of(SAMPLE), strings_of(SAMPLE, length=17, rows=20))
 
