@@ -168,7 +168,7 @@ def process(problem: Problem) -> LearningProcess:
         return _Row(meta.signal, task.turn)
 
     def in_force(task: Scenario, row: _Row):
-        return task.task if row.turn is None else jax.tree.map(lambda leaf: leaf[row.turn], task.task)
+        return task.task if row.turn is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[row.turn], task.task)
 
     def step(meta, state, row, task):
         velocity = system.flow(state.weights, row.signal, in_force(task, row))
