@@ -113,8 +113,11 @@ class Problem:
     system: what learns.
     cost: signal -> scalar per unit of time (Control.cost).
     steps: T. dt: alpha. gamma, reward: see the module.
+    horizon: how many of the T states count, at most T; None: all. Unlike `steps` it may be traced, so that horizons
+        go through `vmap` together.
     momentum: mu in [0, 1) of the inner descent: v' = mu v + flow, W' = W + dt v'; 0 is the paper's plain descent.
-    memory, segment: what the unroll keeps, see core/unroll.py.
+    memory, segment: what the unroll keeps, see core/unroll.py: "recompute" keeps every state, "segments" is for
+        trajectories whose states alone would not fit.
 
     Raises:
         ValueError: steps, dt, gamma or momentum outside their ranges (those that are concrete).
@@ -126,8 +129,9 @@ class Problem:
     dt: Any
     gamma: Any = 0.99
     reward: Any = 1.0
+    horizon: Any = None
     momentum: Any = 0.0
-    memory: str = "segments"
+    memory: str = "recompute"
     segment: int | None = None
 
     def __post_init__(self) -> None:
@@ -138,16 +142,22 @@ class Problem:
             ("dt", lambda v: v > 0, "positive"),
             ("gamma", lambda v: 0 < v <= 1, "in (0, 1]"),
             ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
+            ("horizon", lambda v: v is None or 1 <= v <= self.steps, f"in 1 .. steps={self.steps}"),
         ):
             value = getattr(self, name)
             if not isinstance(value, jax.core.Tracer) and not holds(value):
                 raise ValueError(f"{name}={value} must be {range}")
 
     def discounts(self) -> Any:
-        """gamma^(n dt) dt for each of the states, [steps]; an array of JAX where gamma or dt are traced."""
-        if isinstance(self.gamma, jax.core.Tracer) or isinstance(self.dt, jax.core.Tracer):
-            return self.gamma ** (jnp.arange(self.steps) * self.dt) * self.dt
-        return objectives.discounted(self.steps - 1, self.gamma, self.dt)
+        """gamma^(n dt) dt for each of the states that count, else 0, [steps]; of JAX where a parameter is traced."""
+        if any(isinstance(parameter, jax.core.Tracer) for parameter in (self.gamma, self.dt, self.horizon)):
+            n = jnp.arange(self.steps)
+            discounts = self.gamma ** (n * self.dt) * self.dt
+            return discounts if self.horizon is None else jnp.where(n < self.horizon, discounts, 0.0)
+        discounts = objectives.discounted(self.steps - 1, self.gamma, self.dt)
+        if self.horizon is not None:
+            discounts[self.horizon :] = 0.0
+        return discounts
 
 
 def process(problem: Problem) -> LearningProcess:
