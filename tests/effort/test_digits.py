@@ -183,6 +183,7 @@ class BadInputTest(FolderTest):
         ("cut short", lambda packed: packed[:-20]),
         ("damaged inside", lambda packed: packed[:40] + bytes([packed[40] ^ 255]) + packed[41:]),
         ("a damaged header", lambda packed: packed[:2] + b"\xff" + packed[3:]),
+        ("no such kind of block", lambda packed: packed[:10] + b"\xff" + packed[11:]),
     )
     def test_damaged_gzip(self, _, damage):
         (self.folder / IMAGES).unlink()
