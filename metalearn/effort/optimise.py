@@ -160,7 +160,7 @@ def quasi_newton(
 
     first = np.asarray(flat, np.float64)
     _, slope = objective(first, 1.0)
-    scale = max(float(np.abs(slope).max(initial=0.0)), np.finfo(np.float32).tiny)
+    scale = max(float(np.abs(slope).max(initial=0.0)), float(np.finfo(np.float32).tiny))
     scipy.optimize.minimize(
         functools.partial(objective, scale=scale),
         first,
