@@ -7,8 +7,14 @@ from absl.testing import absltest, parameterized
 from metalearn.effort import datasets, moments
 from metalearn.effort.datasets import Dataset
 from metalearn.effort.moments import Moments
+from tests.core.problems import compiled
 
 DRAWS = 20_000
+# One program each: op by op, every operation would be compiled on its own.
+draw = lambda dataset, seed, batch: compiled(dataset.sample, static_argnums=1)(jax.random.key(seed), batch)
+draw_shares = lambda dataset, seed, batch, shares: compiled(dataset.sample_shares, static_argnums=1)(
+    jax.random.key(seed), batch, jnp.asarray(shares)
+)
 
 
 def random_arrays(seed: int, inputs: int = 2, outputs: int = 2):
@@ -62,7 +68,7 @@ class SamplesTest(Float64Test):
     def test_samples_have_the_moments(self, name):
         dataset = SETS[name]()
         moments.checked(dataset.moments)
-        x, y = jax.jit(dataset.sample, static_argnums=1)(jax.random.key(1), DRAWS)
+        x, y = draw(dataset, 1, DRAWS)
         inputs, outputs = dataset.moments.xy.shape
         chex.assert_shape(x, (DRAWS, inputs))
         chex.assert_shape(y, (DRAWS, outputs))
@@ -74,14 +80,13 @@ class SamplesTest(Float64Test):
         dataset = SETS[name]()
         parts = len(dataset.parts.x)
         shares = np.arange(parts, dtype=float)  # none of the first; only ratios count
-        sample = jax.jit(lambda key, shares: dataset.sample_shares(key, DRAWS, shares))
-        x, y = sample(jax.random.key(2), shares)
+        x, y = draw_shares(dataset, 2, DRAWS, shares)
         expected = Moments(*(np.average(leaf, axis=0, weights=shares) for leaf in dataset.parts))
         assert_draws_have(expected, x, y)
 
     def test_draws_of_a_key_are_those_of_the_key(self):
-        sample = datasets.task_a().sample
-        one, same, other = (sample(jax.random.key(seed), 4) for seed in (0, 0, 1))
+        dataset = datasets.task_a()
+        one, same, other = (draw(dataset, seed, 4) for seed in (0, 0, 1))
         chex.assert_trees_all_equal(one, same)
         self.assertGreater(np.abs(one[0] - other[0]).max(), 0.01)
 
@@ -90,7 +95,8 @@ class PrecisionTest(parameterized.TestCase):
     @parameterized.parameters("task_a", "classes", "mixture")
     def test_samples_are_in_the_precision_of_jax(self, name):
         dataset = SETS[name]()
-        chex.assert_type(dataset.sample(jax.random.key(0), 3), jnp.float32)
+        x, y = jax.eval_shape(lambda key: dataset.sample(key, 3), jax.random.key(0))
+        self.assertEqual((x.dtype, y.dtype), (jnp.float32, jnp.float32))
 
     def test_moments_of_arrays_are_not_rounded(self):
         x, y = random_arrays(9)
@@ -105,7 +111,7 @@ class GaussiansTest(Float64Test):
         np.testing.assert_allclose(moments.best_loss(dataset.moments), 0.1)
 
     def test_the_label_decides_the_mean(self):
-        x, y = datasets.two_gaussians(3.0, 0.01).sample(jax.random.key(0), 100)
+        x, y = draw(datasets.two_gaussians(3.0, 0.01), 0, 100)
         self.assertEqual(set(np.ravel(y)), {-1.0, 1.0})
         np.testing.assert_allclose(x, 3 * y, atol=0.06)
 
@@ -171,7 +177,7 @@ class GaussiansTest(Float64Test):
 
     @parameterized.parameters((0.0, 1.0), (1.0, -1.0))
     def test_certain_dependence(self, dependence, sign):
-        _, y = datasets.correlated_gaussians((1, 1), (1, 1), dependence).sample(jax.random.key(0), 50)
+        _, y = draw(datasets.correlated_gaussians((1, 1), (1, 1), dependence), 0, 50)
         np.testing.assert_array_equal(y[:, 1], sign * y[:, 0])
 
     def test_traced_dependence(self):
@@ -231,8 +237,9 @@ class SemanticTest(Float64Test):
 
     def test_the_class_of_a_node_is_the_items_below_it(self):
         dataset = datasets.semantic(3)
+        sample = compiled(lambda shares: dataset.sample_shares(jax.random.key(3), 60, shares))
         for number, name in enumerate(dataset.outputs):
-            x, _ = dataset.sample_shares(jax.random.key(3), 60, np.eye(7)[number])
+            x, _ = map(np.asarray, sample(np.eye(7)[number]))
             below = [item for item in range(4) if f"{item:02b}".startswith("" if name == "root" else name)]
             self.assertEqual(set(np.argmax(x, 1).tolist()), set(below))
 
@@ -254,7 +261,7 @@ class ArraysTest(Float64Test):
 
     def test_draws_are_stored_examples(self):
         x, y = random_arrays(2)
-        drawn_x, drawn_y = datasets.from_arrays(x, y, bias=False).sample(jax.random.key(0), 100)
+        drawn_x, drawn_y = map(np.asarray, draw(datasets.from_arrays(x, y, bias=False), 0, 100))
         which = np.argmin(np.abs(x[:, None] - drawn_x).sum(-1), 0)
         self.assertEqual(set(which), set(range(6)))
         np.testing.assert_allclose(drawn_x, x[which])
@@ -263,14 +270,15 @@ class ArraysTest(Float64Test):
     def test_the_class_of_an_output_is_the_examples_that_have_it(self):
         dataset = three_classes()
         members = ([2], [1, 4], [0, 3, 5])  # by hand, from the labels 2, 1, 0, 2, 1, 2
+        sample = compiled(dataset.sample_part)
         for part, rows in enumerate(members):
-            x, y = dataset.sample_part(jax.random.key(part), jnp.full(200, part))
+            x, y = sample(jax.random.key(part), jnp.full(200, part))
             self.assertEqual(sorted(set((np.asarray(x)[:, 0] / 2).astype(int).tolist())), rows)
             np.testing.assert_array_equal(y, np.tile(np.eye(3)[part], (200, 1)))
             np.testing.assert_allclose(dataset.parts.x[part][0], np.mean([2.0 * row for row in rows]))
 
     def test_counts_of_classes_follow_the_shares(self):
-        _, y = three_classes().sample_shares(jax.random.key(5), DRAWS, [1.0, 0.0, 3.0])
+        _, y = draw_shares(three_classes(), 5, DRAWS, [1.0, 0.0, 3.0])
         counts = np.asarray(y).sum(0)
         self.assertEqual(counts[1], 0)
         self.assertAlmostEqual(counts[0] / DRAWS, 0.25, delta=5 * np.sqrt(0.25 * 0.75 / DRAWS))
@@ -335,11 +343,11 @@ class CombinationsTest(Float64Test):
             return datasets.from_arrays(x, 10 * x[:, 1:] + number, bias=False, name=f"task {number}")
 
         dataset = datasets.mixture([task(0), task(1), task(2)])
-        x, y = map(np.asarray, dataset.sample_shares(jax.random.key(0), DRAWS, [0.2, 0.0, 0.6]))
+        x, y = map(np.asarray, draw_shares(dataset, 0, DRAWS, [0.2, 0.0, 0.6]))
         np.testing.assert_array_equal(y[:, 0], 10 * x[:, 1] + x[:, 0])
         self.assertEqual(set(x[:, 0]), {0.0, 2.0})
         self.assertAlmostEqual(np.mean(x[:, 0] == 0), 0.25, delta=5 * np.sqrt(0.25 * 0.75 / DRAWS))
-        x, _ = map(np.asarray, dataset.sample(jax.random.key(1), DRAWS))
+        x, _ = map(np.asarray, draw(dataset, 1, DRAWS))
         shares = np.bincount(x[:, 0].astype(int)) / DRAWS
         np.testing.assert_allclose(shares, 1 / 3, atol=5 * np.sqrt(2 / 9 / DRAWS))
 
