@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from benchmarks import distinct_strings, first_step, lstm_meta_gradient, top_strings
+from benchmarks import distinct_strings, first_step, learning_effort, lstm_meta_gradient, top_strings
 from benchmarks.harness import Benchmark, measure, select, table, write_json
 from metalearn.run import use_all_cores
 from metalearn.run.progress import default_console
@@ -22,6 +22,7 @@ GROUPS: dict[str, Benchmark] = {
     "distinct_strings": distinct_strings.rows,
     "top_strings": top_strings.rows,
     "first_step": first_step.rows,
+    "learning_effort": learning_effort.rows,
 }
 
 _ONLY = flags.DEFINE_string("only", None, f"Measure only these, by (part of) their names: {', '.join(GROUPS)}.")

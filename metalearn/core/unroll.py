@@ -68,13 +68,13 @@ def unroll(
     init_key, inputs_key = jax.random.split(key)
     state = process.init(meta, task, init_key)
     inputs = process.inputs(meta, task, inputs_key)
-    drives, shown = _rows(inputs, updates)
+    rows, shown = _rows(inputs, updates)
+    row = lambda k: jax.tree.map(lambda x: x[k], inputs) if shown else None
 
     def judge(state: State, input: Input) -> tuple[jax.Array, Metrics]:
         return process.loss(meta, state, input, task)
 
-    first_input = jax.tree.map(lambda x: x[0], inputs) if shown is not None else None
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(judge, state, first_input))
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(judge, state, row(0)))
     needed = None if isinstance(weights, jax.Array) else np.asarray(weights) != 0
 
     def judge_if(state: State, input: Input, weight: Any, known: bool | None) -> tuple[jax.Array, Metrics]:
@@ -82,40 +82,47 @@ def unroll(
             return jax.lax.cond(weight != 0, judge, lambda *_: nothing, state, input)
         return judge(state, input) if known else nothing
 
-    first = judge_if(state, first_input, weights[0], None if needed is None else bool(needed[0]))
-    if updates == 0:
-        judged = jax.tree.map(lambda a: a[None], first)
-        return _trajectory(weights, state, judged)
+    def judge_state(state: State, k: int) -> tuple[jax.Array, Metrics]:
+        return judge_if(state, row(k), weights[k], None if needed is None else bool(needed[k]))
 
-    # States 1 .. K are judged inside the scan, right after the update that made them, unless only state K counts.
-    only_last = needed is not None and not needed[1:-1].any()
-    all_known = None if needed is None or not needed[1:].all() else True
-    rows = (drives, shown, jnp.asarray(weights[1:]))
+    if updates == 0:
+        return _trajectory(weights, state, jax.tree.map(lambda a: a[None], judge_state(state, 0)))
+
+    # All states but one are judged inside the scan, next to an update. If state 0 counts, each is judged right before
+    # its own update, which lets the two share what they compute; else right after the update that made it. If only
+    # state K counts, none is.
+    only_last = needed is not None and not needed[:-1].any()
+    before = needed is None or bool(needed[0])
+    within = slice(None, -1) if before else slice(1, None)
+    known = True if needed is not None and needed[within].all() else None
+    judged_rows = jax.tree.map(lambda x: x[within], inputs) if shown and not before else None
 
     def body_of(step):
         def body(state, row):
-            drive, shown, weight = row
-            state = step(meta, state, drive, task)
-            return state, None if only_last else judge_if(state, shown, weight, all_known)
+            drive, input, weight = row
+            moved = step(meta, state, drive, task)
+            if only_last:
+                return moved, None
+            if before:
+                return moved, judge_if(state, drive if shown else None, weight, known)
+            return moved, judge_if(moved, input, weight, known)
 
         return body
 
+    scanned = (rows, judged_rows, jnp.asarray(weights[within]))
     inexact = 0 if exact_updates is None else max(updates - exact_updates, 0)
     pieces = []
     for step, begin, end in ((_first_order(process), 0, inexact), (process.step, inexact, updates)):
         if begin < end:
-            piece = jax.tree.map(lambda x, b=begin, e=end: x[b:e], rows)
+            piece = jax.tree.map(lambda x, b=begin, e=end: x[b:e], scanned)
             state, judged = _scan(body_of(step), state, piece, end - begin, memory, segment)
             pieces.append(judged)
 
     if only_last:
-        last_input = jax.tree.map(lambda x: x[-1], shown) if shown is not None else None
-        last = judge_if(state, last_input, weights[-1], None if needed is None else bool(needed[-1]))
-        between = jax.tree.map(lambda a: jnp.zeros((updates - 1, *a.shape), a.dtype), nothing)
-        judged = jax.tree.map(lambda f, b, l: jnp.concatenate([f[None], b, l[None]]), first, between, last)
-    else:
-        judged = jax.tree.map(lambda f, *p: jnp.concatenate([f[None], *p]), first, *pieces)
-    return _trajectory(weights, state, judged)
+        pieces = [jax.tree.map(lambda a: jnp.zeros((updates, *a.shape), a.dtype), nothing)]
+    outside = jax.tree.map(lambda a: a[None], judge_state(state, updates) if before or only_last else nothing)
+    parts = [*pieces, outside] if before or only_last else [outside, *pieces]
+    return _trajectory(weights, state, jax.tree.map(lambda *p: jnp.concatenate(p), *parts))
 
 
 def _trajectory(weights, state: State, judged: tuple[jax.Array, Metrics]) -> Trajectory:
@@ -123,19 +130,19 @@ def _trajectory(weights, state: State, judged: tuple[jax.Array, Metrics]) -> Tra
     return Trajectory(jnp.asarray(weights, losses.dtype) @ losses, state, losses, metrics)
 
 
-def _rows(inputs: Any, updates: int) -> tuple[Any, Any]:
-    """Inputs of the K updates, and those shown to the losses of states 1 .. K (None if losses see none)."""
+def _rows(inputs: Any, updates: int) -> tuple[Any, bool]:
+    """Inputs of the K updates, and whether losses are shown inputs too."""
     leaves = jax.tree.leaves(inputs)
     if not leaves:
-        return inputs, None
+        return inputs, False
     shapes = [np.shape(leaf) for leaf in leaves]
     if () in shapes:
         raise ValueError("process.inputs returned a leaf without any axis: each needs a leading one over the updates")
     lengths = {shape[0] for shape in shapes}
     if lengths == {updates}:
-        return inputs, None
+        return inputs, False
     if lengths == {updates + 1}:
-        return jax.tree.map(lambda x: x[:-1], inputs), jax.tree.map(lambda x: x[1:], inputs)
+        return jax.tree.map(lambda x: x[:-1], inputs), True
     raise ValueError(
         f"an objective of {updates + 1} weights makes {updates} updates, so process.inputs must return {updates} rows "
         f"(inputs that drive updates only) or {updates + 1} (inputs that losses see too), but its leaves have "

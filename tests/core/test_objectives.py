@@ -49,7 +49,7 @@ class ObjectivesTest(parameterized.TestCase):
         (lambda: objectives.terminal(0), "updates=0"),
         (lambda: objectives.every_update(-2), "updates=-2"),
         (lambda: objectives.annealed(0, 0.5), "updates=0"),
-        (lambda: objectives.discounted(0, 0.5), "updates=0"),
+        (lambda: objectives.discounted(-1, 0.5), "updates=-1"),
         (lambda: objectives.discounted(3, 0.0), r"gamma=0.0 must lie in \(0, 1\]"),
         (lambda: objectives.discounted(3, 1.5), r"gamma=1.5 must lie in \(0, 1\]"),
         (lambda: objectives.discounted(3, 0.5, dt=0.0), "dt=0.0 must be positive"),
