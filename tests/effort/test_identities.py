@@ -34,16 +34,19 @@ WEIGHTS = any_weights(0, INPUTS, HIDDEN, OUTPUTS)
 TASK = moments(*examples(0))
 
 
-def system_for(weights, control, decay=0.0):
-    return controlled(networks.linear((weights[0].shape[1], *(len(w) for w in weights))), control, decay)
+def learning(control, *, widths=(INPUTS, HIDDEN, OUTPUTS), steps=21, dt=0.05, decay=0.0):
+    """(weights, task, signal, turn) -> the trajectory, compiled once."""
+    problem = Problem(controlled(networks.linear(widths), control, decay), control.cost, steps, dt, memory="residuals")
+    run = compiled(functools.partial(trajectory, problem))
+    return lambda weights, task, signal, turn=None: run(Plan(weights, signal), Scenario(task, turn))
 
 
-def learn(weights, task, control=None, signal=None, *, steps=21, dt=0.05, decay=0.0, turn=None):
+def learn(weights, task, control=None, signal=None, *, turn=None, steps=21, **settings):
     """The trajectory; the neutral signal where none is given."""
     control = control or controls.no_control()
-    problem = Problem(system_for(weights, control, decay), control.cost, steps, dt, memory="residuals")
     signal = controls.constant(control, steps) if signal is None else signal
-    return compiled(functools.partial(trajectory, problem))(Plan(weights, signal), Scenario(task, turn))
+    widths = (weights[0].shape[1], *(len(w) for w in weights))
+    return learning(control, widths=widths, steps=steps, **settings)(weights, task, signal, turn)
 
 
 def close(actual, expected, tolerance=1e-12):
@@ -63,29 +66,34 @@ class InDoublePrecision(parameterized.TestCase):
 
 
 class NoControlTest(InDoublePrecision):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with jax.enable_x64(True):
+            cls.baseline = learn(WEIGHTS, TASK, decay=0.1)
+
     @parameterized.parameters(*CASES)
     def test_a_neutral_signal_changes_no_bit(self, name):
-        baseline = learn(WEIGHTS, TASK, decay=0.1)
         control = CASES[name].control()
         found = learn(WEIGHTS, TASK, control, decay=0.1)
-        chex.assert_trees_all_equal(found.final.weights, baseline.final.weights)
-        chex.assert_trees_all_equal(found.metrics["loss"], baseline.metrics["loss"])
+        chex.assert_trees_all_equal(found.final.weights, self.baseline.final.weights)
+        chex.assert_trees_all_equal(found.metrics["loss"], self.baseline.metrics["loss"])
         costs = {"learning rate from none": 1, "class active": OUTPUTS, "task vector": 2, "task active": 2}
         cost = BETA * costs.get(name, 0) * sum(0.05 * 0.99 ** (0.05 * n) for n in range(21))
-        close(found.value, baseline.value + cost)
+        close(found.value, self.baseline.value + cost)
 
     def test_a_single_task_in_the_data(self):
         control, signal = controls.task_modulation(1, BETA), np.linspace(0, 2, 21)[:, None]
         found = learn(WEIGHTS, together(TASK), control, signal, decay=0.1)
-        close(found.metrics["loss"], learn(WEIGHTS, TASK, decay=0.1).metrics["loss"])
+        close(found.metrics["loss"], self.baseline.metrics["loss"])
 
     def test_a_single_task_to_engage_with(self):
-        found = learn(WEIGHTS, TASK, controls.task_engagement((OUTPUTS,), BETA))
-        close(found.losses, learn(WEIGHTS, TASK).losses)
+        found = learn(WEIGHTS, TASK, controls.task_engagement((OUTPUTS,), BETA), decay=0.1)
+        close(found.losses, self.baseline.losses)
 
     def test_equal_tasks_in_turn(self):
-        found = learn(WEIGHTS, together(TASK, TASK), turn=taking_turns(21, 4))
-        close(found.losses, learn(WEIGHTS, TASK).losses)
+        found = learn(WEIGHTS, together(TASK, TASK), turn=taking_turns(21, 4), decay=0.1)
+        close(found.losses, self.baseline.losses)
 
     def test_ascent_never_lowers_v(self):
         control = controls.gain(any_weights(0, 1, 1), BETA, 0.0, 0.5, "quadratic")
@@ -152,7 +160,7 @@ class FloorTest(InDoublePrecision):
         items = len(task.xx)
         u, s, vt = np.linalg.svd(task.xy.T, full_matrices=False)
         rotation = np.linalg.qr(any_weights(0, 10, 10)[0])[0][:, : len(s)]
-        system = system_for((np.zeros((10, items)), np.zeros((len(u), 10))), controls.no_control(), decay)
+        system = controlled(networks.linear((items, 10, len(u))), controls.no_control(), decay)
         loss, flow = compiled(system.loss), compiled(system.flow)
         for expected, learned in zip(losses, modes, strict=True):
             root = np.sqrt(np.where(np.arange(len(s)) < learned, np.maximum(s - decay, 0) * items, 0))
@@ -172,7 +180,7 @@ class FloorTest(InDoublePrecision):
             return data + decay * np.linalg.svd(w, compute_uv=False).sum()
 
         def end(task, decay):
-            system = system_for(start, controls.no_control(), decay)
+            system = controlled(networks.linear((3, 3, 2)), controls.no_control(), decay)
             problem = Problem(system, controls.no_control().cost, 2001, 0.03, memory="residuals")
             return trajectory(problem, Plan(start, ()), Scenario(task)).losses[-1]
 
@@ -243,23 +251,27 @@ class EquivalenceTest(InDoublePrecision):
 
 
 class SymmetryTest(InDoublePrecision):
-    def losses(self, weights, gains=None, task=TASK):
-        control = None if gains is None else controls.gain(WEIGHTS, BETA)
-        return learn(weights, task, control, gains, decay=0.1).losses
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with jax.enable_x64(True):
+            control = controls.gain(WEIGHTS, BETA)
+            learned = learning(control, decay=0.1)
+            cls.gains, cls.neutral = any_signal(control, 0, 21), controls.constant(control, 21)
+            cls.losses = staticmethod(lambda weights, gains: learned(weights, TASK, gains).losses)
 
     def test_rotation_of_the_hidden_layer(self):
         """Without gains only, as those act weight by weight."""
         rotation = np.linalg.qr(any_weights(5, HIDDEN, HIDDEN)[0])[0]
         rotated = rotation @ WEIGHTS[0], WEIGHTS[1] @ rotation.T
-        close(self.losses(rotated), self.losses(WEIGHTS))
-        gains = any_signal(controls.gain(WEIGHTS, BETA), 0, 21)
-        self.assertGreater(np.abs(self.losses(rotated, gains) - self.losses(WEIGHTS, gains)).max(), 1e-2)
+        close(self.losses(rotated, self.neutral), self.losses(WEIGHTS, self.neutral))
+        self.assertGreater(np.abs(self.losses(rotated, self.gains) - self.losses(WEIGHTS, self.gains)).max(), 1e-2)
 
     def test_order_and_sign_of_hidden_units(self):
         order, sign = np.array([2, 0, 3, 1]), np.array([1, -1, -1, 1])
-        gains = any_signal(controls.gain(WEIGHTS, BETA), 0, 21)
         weights = sign[:, None] * WEIGHTS[0][order], sign * WEIGHTS[1][:, order]
-        close(self.losses(weights, (gains[0][:, order], gains[1][:, :, order])), self.losses(WEIGHTS, gains))
+        gains = self.gains[0][:, order], self.gains[1][:, :, order]
+        close(self.losses(weights, gains), self.losses(WEIGHTS, self.gains))
 
     @parameterized.parameters(
         ((1, 0, 2, 3), (0, 1, 2, 4, 3, 5, 6)),  # siblings
@@ -267,9 +279,10 @@ class SymmetryTest(InDoublePrecision):
     )
     def test_semantic_siblings(self, items, nodes):
         items, nodes, weights = list(items), list(nodes), any_weights(0, 4, HIDDEN, 7)
-        phi = any_signal(controls.class_engagement(7, BETA), 0, 21)
-        losses = lambda w, phi: learn(w, semantic(3), controls.class_engagement(7, BETA), phi).losses
-        close(losses((weights[0][:, items], weights[1][nodes]), phi[:, nodes]), losses(weights, phi))
+        control = controls.class_engagement(7, BETA)
+        phi, learned = any_signal(control, 0, 21), learning(control, widths=(4, HIDDEN, 7))
+        moved = learned((weights[0][:, items], weights[1][nodes]), semantic(3), phi[:, nodes])
+        close(moved.losses, learned(weights, semantic(3), phi).losses)
 
 
 class SingleNeuronTest(InDoublePrecision):
@@ -346,7 +359,8 @@ class SharedStartTest(InDoublePrecision):
     def test_a_horizon_of_one_state_does_not_look_ahead(self):
         """Initial weights for several tasks: the gradient is that of the mean loss where they stand."""
         tasks = [moments(*examples(seed)) for seed in range(3)]
-        problem = Problem(system_for(WEIGHTS, controls.no_control(), 0.1), controls.no_control().cost, 1, 0.5)
+        system = controlled(networks.linear((INPUTS, HIDDEN, OUTPUTS)), controls.no_control(), 0.1)
+        problem = Problem(system, controls.no_control().cost, 1, 0.5)
 
         def mean_value(weights):
             return jnp.mean(jax.vmap(lambda task: value(problem, Plan(weights, ()), Scenario(task)))(together(*tasks)))
