@@ -7,7 +7,7 @@ from metalearn.run.config import ConfigError, FieldInfo, checked, fields, from_j
 from metalearn.run.directory import RunDirectory, RunPaths
 from metalearn.run.errors import CheckpointError, MetricsError, NonFiniteMetaGradient, RunDirectoryError, RunError
 from metalearn.run.figures import PALETTE, figure, mean_with_band, save_figure
-from metalearn.run.launching import launch
+from metalearn.run.launching import Experiment, launch, launch_one_of
 from metalearn.run.metrics import CsvLog, EventLog, read_csv
 from metalearn.run.progress import Progress, Stages
 from metalearn.run.training import train
@@ -20,6 +20,7 @@ __all__ = [
     "ConfigError",
     "CsvLog",
     "EventLog",
+    "Experiment",
     "FieldInfo",
     "MetricsError",
     "NonFiniteMetaGradient",
@@ -40,6 +41,7 @@ __all__ = [
     "from_json",
     "judge",
     "launch",
+    "launch_one_of",
     "mean_with_band",
     "override",
     "pick",

@@ -6,7 +6,8 @@
         launch(PRESETS, main, __doc__)
 
 Flags: `--preset`, `--workdir`, `--dry_run` and `--config.FIELD=VALUE` for every field. The preset is the base and the
-overrides apply on top of it, in whatever order they are given.
+overrides apply on top of it, in whatever order they are given. Where one launch file holds several experiments, each
+with presets and fields of its own, `launch_one_of` takes `--experiment=NAME` besides.
 """
 
 import logging
@@ -36,6 +37,14 @@ class Launch(NamedTuple):
     config: Any
     workdir: pathlib.Path
     dry_run: bool
+
+
+class Experiment(NamedTuple):
+    """One of several experiments of a launch file: the arguments of `launch`."""
+
+    presets: Mapping[str, Any]
+    main_fn: Callable[[Any, pathlib.Path, bool], None]
+    doc: str
 
 
 class Terminated(KeyboardInterrupt):
@@ -170,15 +179,77 @@ def launch(
       name: of the experiment; default: the module's name. Its runs go to runs/NAME/PRESET by default.
       default_preset: default: the first.
     """
+    program, module_name = _launched()
+    _launch(Experiment(presets, main_fn, doc or ""), sys.argv, name or module_name, program, default_preset)
+
+
+def launch_one_of(experiments: Mapping[str, Experiment], doc: str, *, default_preset: str | None = None) -> None:
+    """As `launch`, for the experiment that `--experiment=NAME` names; its runs go to runs/LAUNCH_FILE/NAME/PRESET.
+
+    `--help` alone lists the experiments, together with `--experiment` it shows the fields of that one.
+
+    Args:
+      experiments: name -> experiment.
+      doc: what they have in common; usually `__doc__`.
+      default_preset: as for `launch`.
+    """
+    program, module_name = _launched()
+    try:
+        chosen, argv = pick_experiment(experiments, sys.argv)
+    except configs.ConfigError as error:
+        if set(sys.argv[1:]) & set(_HELP):
+            sys.stdout.write(f"{textwrap.dedent(doc).strip()}\n\n{_listing(experiments)}\n")
+            sys.exit(0)
+        _end(f"{error}\n(see {program} --help)", 2)
+    _launch(experiments[chosen], argv, f"{module_name}/{chosen}", f"{program} --experiment={chosen}", default_preset)
+
+
+def pick_experiment(experiments: Mapping[str, Experiment], argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The experiment that a command line (program name first) names, and the command line without that flag.
+
+    Raises:
+      ConfigError: none is named, or one that does not exist; lists them all.
+    """
+    chosen, rest = None, list(argv[:1])
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--experiment", "-experiment"):
+            chosen = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    if chosen is None:
+        raise configs.ConfigError(f"say which experiment, by --experiment=NAME.\n{_listing(experiments)}")
+    if chosen not in experiments:
+        hint = configs.suggestion(chosen, experiments)
+        raise configs.ConfigError(f"unknown experiment {chosen!r}.{hint}\n{_listing(experiments)}")
+    return chosen, rest
+
+
+def _listing(experiments: Mapping[str, Experiment]) -> str:
+    width = max(map(len, experiments))
+    firsts = {name: experiment.doc.strip().partition("\n")[0] for name, experiment in experiments.items()}
+    return "\n".join(["Experiments:", *(f"  {name:<{width}}   {first}" for name, first in firsts.items())])
+
+
+def _launched() -> tuple[str, str]:
+    """How this process was called, and the name of its module."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     module = spec.name.removesuffix(".__main__") if spec is not None else None
-    name = name or (module.rpartition(".")[2] if module else pathlib.Path(sys.argv[0]).stem)
-    program = f"python -m {module}" if module else f"python {sys.argv[0]}"
+    if module:
+        return f"python -m {module}", module.rpartition(".")[2]
+    return f"python {sys.argv[0]}", pathlib.Path(sys.argv[0]).stem
+
+
+def _launch(
+    experiment: Experiment, command: Sequence[str], name: str, program: str, default_preset: str | None
+) -> None:
+    presets, main_fn, doc = experiment
     asked: list[Launch] = []
 
     def parse_flags(argv: Sequence[str]) -> list[str]:
         if set(argv[1:]) & set(_HELP):
-            sys.stdout.write(help_text(presets, doc or "", program, default_preset))
+            sys.stdout.write(help_text(presets, doc, program, default_preset))
             sys.exit(0)
         try:
             define_flags(presets, flags.FLAGS, default_preset)
@@ -202,7 +273,7 @@ def launch(
             terminated = isinstance(error, Terminated)
             _end("stopped: the same command goes on from the last checkpoint", 143 if terminated else 130)
 
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, argv=list(command), flags_parser=parse_flags)
 
 
 def _terminate(*_: Any) -> None:

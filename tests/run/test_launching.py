@@ -102,6 +102,31 @@ class ParseTest(parameterized.TestCase):
             self.assertIn(part, text)
 
 
+class ExperimentTest(parameterized.TestCase):
+    EXPERIMENTS = {
+        name: launching.Experiment(PRESETS, lambda *_: None, f"About {name}.\n\nMore.") for name in ("red", "green")
+    }
+
+    @parameterized.parameters(
+        (("--experiment=green", "--preset=paper"), "green", ["--preset=paper"]),
+        (("--config.rate=2", "--experiment", "red", "--dry_run"), "red", ["--config.rate=2", "--dry_run"]),
+    )
+    def test_the_flag_is_taken_and_the_others_are_left(self, arguments, name, rest):
+        found = launching.pick_experiment(self.EXPERIMENTS, ["program", *arguments])
+        self.assertEqual(found, (name, ["program", *rest]))
+
+    @parameterized.parameters(
+        ((), "say which experiment"),
+        (("--experiment",), "unknown experiment ''"),
+        (("--experiment=grean",), "unknown experiment 'grean'. Did you mean green"),
+    )
+    def test_errors_list_the_experiments(self, arguments, message):
+        with self.assertRaises(ConfigError) as caught:
+            launching.pick_experiment(self.EXPERIMENTS, ["program", *arguments])
+        for part in (message, "red     About red.\n", "green   About green."):
+            self.assertIn(part, str(caught.exception))
+
+
 class ProcessTest(FolderCase):
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tests.run.launched", f"--workdir={self.folder / 'run'}", *arguments]

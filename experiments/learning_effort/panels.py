@@ -1,0 +1,129 @@
+"""Panels of the figures: each a function draw(axes, outcome). Task time is the number of the step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.learning_effort.published import Curve
+from experiments.learning_effort.studies import Outcome
+from metalearn.run import PALETTE, RunPaths, figure, mean_with_band
+
+Panel = Callable[[Axes, Outcome], None]
+
+BASELINE, CONTROL = PALETTE["black"], PALETTE["vermillion"]
+COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
+SEQUENTIAL = "viridis"  # of sweeps
+_POINTS = 1500  # more cannot be seen
+_WIDEST = 4
+
+
+def draw(paths: RunPaths, name: str, title: str, panels: Sequence[Panel], outcome: Outcome) -> None:
+    """The figure `name` of these panels, at most four in a row."""
+    columns = min(len(panels), _WIDEST)
+    rows = -(-len(panels) // columns)
+    with figure(paths.figure(name), rows=rows, columns=columns, size=(4.3, 3.7)) as axes:
+        for panel, place in zip(panels, axes.flat, strict=False):
+            panel(place, outcome)
+        for unused in axes.flat[len(panels) :]:
+            unused.set_axis_off()
+        lanes = len(outcome.control.value)
+        many = f"; mean over {lanes} initial weights and its 95 % interval" if lanes > 1 and not outcome.points else ""
+        axes.flat[0].figure.suptitle(f"{title} ({outcome.data}{many})", fontsize=12)
+
+
+def along(axes: Axes, outcome: Outcome, runs: np.ndarray, **how: Any) -> None:
+    """Mean and band of runs [lanes, T] over the step n."""
+    shown = _shown(outcome)
+    mean_with_band(axes, outcome.n[shown], runs[:, shown], **how)
+    axes.set_xlabel("task time n (steps)")
+
+
+def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: str, label: str | None = "published") -> None:
+    """Published points, as far as the trajectory goes."""
+    inside = {n: value for n, value in curve.items() if n < len(outcome.n)}
+    if inside:
+        axes.plot(list(inside), list(inside.values()), "o", ms=5, mfc="none", mec=colour, label=label, zorder=3)
+
+
+def loss(published: Mapping[str, Curve] | None = None, log: bool = False) -> Panel:
+    """Loss with and without control, and that of learning from samples (first of the initial weights) dotted."""
+
+    def panel(axes: Axes, outcome: Outcome) -> None:
+        for which, colour in (("baseline", BASELINE), ("control", CONTROL)):
+            if outcome.validation is not None:
+                losses = getattr(outcome.validation, which).mean(0)
+                axes.plot(outcome.validation.steps, losses, color=colour, alpha=0.35, linewidth=3.5)
+            along(axes, outcome, getattr(outcome, which).loss, label=which, color=colour)
+            markers(axes, outcome, (published or {}).get(which, {}), colour, None)
+        if published:
+            axes.plot([], [], "o", ms=5, mfc="none", mec="gray", label="published")
+        if outcome.validation is not None:
+            axes.plot([], [], color="gray", alpha=0.35, linewidth=3.5, label="from samples")
+        axes.set(ylabel="expected loss L", title="Loss", yscale="log" if log else "linear")
+        axes.legend()
+
+    return panel
+
+
+def reward(axes: Axes, outcome: Outcome) -> None:
+    """Net reward v = -L - C."""
+    along(axes, outcome, outcome.baseline.reward, label="baseline", color=BASELINE)
+    along(axes, outcome, outcome.control.reward, label="control", color=CONTROL)
+    axes.set(ylabel="net reward v = -L - C", title="Instantaneous net reward")
+    axes.legend()
+
+
+def gap(axes: Axes, outcome: Outcome) -> None:
+    """L_B - L_C: what the control saves in loss."""
+    axes.axhline(0, color="gray", linewidth=0.8)
+    along(axes, outcome, outcome.baseline.loss - outcome.control.loss, color=CONTROL)
+    axes.set(ylabel="$L_B - L_C$", title="Loss without minus with control")
+
+
+def measures(names: Mapping[str, str], ylabel: str, title: str, published: Mapping[str, Curve] | None = None) -> Panel:
+    """Scalar measures of the controlled run: names of measures -> labels."""
+
+    def panel(axes: Axes, outcome: Outcome) -> None:
+        for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+            along(axes, outcome, outcome.control.measures[name], label=label, color=colour)
+            markers(axes, outcome, (published or {}).get(name, {}), colour)
+        axes.set(ylabel=ylabel, title=title)
+        if len(names) > 1 or published:
+            axes.legend()
+
+    return panel
+
+
+def both(names: Mapping[str, str], ylabel: str, title: str, published: Mapping[str, Mapping[str, Curve]] = {}) -> Panel:
+    """Scalar measures with (solid) and without (dashed) control; published: name -> "control", "baseline" -> curve."""
+
+    def panel(axes: Axes, outcome: Outcome) -> None:
+        shown = _shown(outcome)
+        for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+            along(axes, outcome, outcome.control.measures[name], label=f"{label}, control", color=colour)
+            middle = outcome.baseline.measures[name].mean(0)[shown]
+            axes.plot(outcome.n[shown], middle, "--", color=colour, label=f"{label}, baseline")
+            for which in published.get(name, {}):
+                markers(axes, outcome, published[name][which], colour, None)
+        axes.set(ylabel=ylabel, title=title)
+        axes.legend(fontsize=8)
+
+    return panel
+
+
+def family(axes: Axes, outcome: Outcome, values: np.ndarray, runs: np.ndarray, label: str, log: bool = False) -> None:
+    """Curves of a sweep: runs [points, T], coloured by values [points], with a colour bar."""
+    norm = (matplotlib.colors.LogNorm if log else matplotlib.colors.Normalize)(values.min(), values.max())
+    colours = matplotlib.colormaps[SEQUENTIAL]
+    shown = _shown(outcome)
+    for value, run in zip(values, runs, strict=True):
+        axes.plot(outcome.n[shown], run[shown], color=colours(norm(value)), linewidth=1.0)
+    axes.figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=label)
+    axes.set_xlabel("task time n (steps)")
+
+
+def _shown(outcome: Outcome) -> np.ndarray:
+    return np.unique(np.linspace(0, len(outcome.n) - 1, _POINTS).astype(int))
