@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -134,15 +133,23 @@ def quasi_newton(
     """
     _check(start, lower, upper, iterations)
     evaluate = value_and_gradient or jax.jit(jax.value_and_grad(value))
-    flat, unflatten = jax.flatten_util.ravel_pytree(start)
-    lower, upper = (jax.flatten_util.ravel_pytree(_like(bound, start))[0] for bound in (lower, upper))
-    ravel = lambda tree: np.asarray(jax.flatten_util.ravel_pytree(tree)[0], np.float64)
+    # In numpy, as each small operation of JAX outside of what is compiled costs more than a short trajectory.
+    leaves, structure = jax.tree.flatten(start)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    dtype = jnp.result_type(*leaves)
+    ravel = lambda tree: np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+    lower, upper = (ravel(_like(bound, start)) for bound in (lower, upper))
+
+    def unravel(x: np.ndarray) -> Signal:
+        parts = zip(np.split(x, ends[:-1]), leaves, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts])
+
     values: list[float] = []
     best: tuple[float, np.ndarray, np.ndarray] | None = None
 
     def objective(x: np.ndarray, scale: float) -> tuple[float, np.ndarray]:
         nonlocal best
-        v, gradient = evaluate(unflatten(jnp.asarray(x, flat.dtype)))
+        v, gradient = evaluate(unravel(x))
         v, slope = float(v), ravel(gradient)
         if not (np.isfinite(v) and np.isfinite(slope).all()):
             if best is None:
@@ -158,7 +165,7 @@ def quasi_newton(
             watch(len(values), best[0])
         return -v / scale, -slope / scale
 
-    first = np.asarray(flat, np.float64)
+    first = ravel(start)
     _, slope = objective(first, 1.0)
     scale = max(float(np.abs(slope).max(initial=0.0)), float(np.finfo(np.float32).tiny))
     scipy.optimize.minimize(
@@ -166,22 +173,22 @@ def quasi_newton(
         first,
         jac=True,
         method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(np.asarray(lower, np.float64), np.asarray(upper, np.float64)),
+        bounds=scipy.optimize.Bounds(lower, upper),
         options={
             "maxfun": iterations,
             "maxiter": iterations,
             "gtol": tolerance,
-            "ftol": float(jnp.finfo(flat.dtype).eps) / 4,
+            "ftol": float(jnp.finfo(dtype).eps) / 4,
         },
     )
     assert best is not None
     v, x, slope = best
     residual = np.abs(np.clip(x + slope / scale, lower, upper) - x).max(initial=0.0)
     return Optimum(
-        unflatten(jnp.asarray(x, flat.dtype)),
-        jnp.asarray(v, flat.dtype),
-        jnp.asarray(values, flat.dtype),
-        jnp.asarray(residual, flat.dtype),
+        jax.tree.map(jnp.asarray, unravel(x)),
+        jnp.asarray(v, dtype),
+        jnp.asarray(values, dtype),
+        jnp.asarray(residual, dtype),
         jnp.asarray(len(values)),
     )
 
