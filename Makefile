@@ -10,7 +10,7 @@ ARGS =
 
 VENV = .venv
 RUN = $(VENV)/bin/python -m
-DEMO = demo/formal_languages
+DEMO = demo
 SETTINGS = setup.cfg pyproject.toml
 
 SHELL = /bin/sh
@@ -19,7 +19,7 @@ SHELL = /bin/sh
 .PHONY: help demo test test-slow lint types bench clean
 
 help:
-	@echo 'make demo       meta-train and test a small learner of formal languages; figures and numbers in $(DEMO)'
+	@echo 'make demo       the optimal effort of a neuron, then a learner of formal languages, meta-trained and tested; see $(DEMO)/'
 	@echo 'make test       lint, types and all quick tests'
 	@echo 'make test-slow  the tests that need minutes each'
 	@echo 'make lint       ruff: rules and format'
@@ -28,10 +28,11 @@ help:
 	@echo 'make clean      removes the environment and caches; runs and results stay'
 
 demo: $(VENV)/.installed
-	$(RUN) experiments.formal_languages --preset=laptop --workdir=$(DEMO)
+	$(RUN) experiments.learning_effort --experiment=single_neuron --preset=laptop --workdir=$(DEMO)/learning_effort
+	$(RUN) experiments.formal_languages --preset=laptop --workdir=$(DEMO)/formal_languages
 	@echo
-	@echo 'Figures:' && ls $(DEMO)/figures/*.png | sed 's/^/  /'
-	@echo 'Numbers:' && echo '  $(DEMO)/result.json'
+	@echo 'Figures:' && ls $(DEMO)/*/figures/*.png | sed 's/^/  /'
+	@echo 'Numbers:' && ls $(DEMO)/*/result.json | sed 's/^/  /'
 
 test: lint types
 	$(RUN) pytest -n $(WORKERS) --maxprocesses=4 $(ARGS)
