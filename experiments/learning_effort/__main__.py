@@ -38,7 +38,7 @@ def run(name: str, settings: Any, workdir: str | pathlib.Path) -> dict[str, Any]
         with stages.stage("learning from samples"):
             outcome = outcome._replace(validation=studies.validate(experiment, settings, paths))
         with stages.stage("figure"):
-            panels.draw(paths, name, experiment.title, experiment.panels, outcome)
+            panels.draw(paths, name, experiment, outcome)
         verdicts = studies.verdicts(experiment, outcome)
         result = {
             "data": outcome.data,

@@ -1,6 +1,6 @@
 """Panels of the figures: each a function draw(axes, outcome). Task time is the number of the step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.learning_effort.published import Curve
-from experiments.learning_effort.studies import Outcome
+from experiments.learning_effort.studies import Experiment, Outcome
 from metalearn.run import PALETTE, RunPaths, figure, mean_with_band
 
 Panel = Callable[[Axes, Outcome], None]
@@ -17,12 +17,12 @@ BASELINE, CONTROL = PALETTE["black"], PALETTE["vermillion"]
 COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
 SEQUENTIAL = "viridis"  # of sweeps
 _POINTS = 1500  # more cannot be seen
-_WIDEST = 4
 
 
-def draw(paths: RunPaths, name: str, title: str, panels: Sequence[Panel], outcome: Outcome) -> None:
-    """The figure `name` of these panels, at most four in a row."""
-    columns = min(len(panels), _WIDEST)
+def draw(paths: RunPaths, name: str, experiment: Experiment, outcome: Outcome) -> None:
+    """The figure `name` of an experiment's panels."""
+    panels = experiment.panels
+    columns = min(len(panels), experiment.columns)
     rows = -(-len(panels) // columns)
     with figure(paths.figure(name), rows=rows, columns=columns, size=(4.3, 3.7)) as axes:
         for panel, place in zip(panels, axes.flat, strict=False):
@@ -31,7 +31,7 @@ def draw(paths: RunPaths, name: str, title: str, panels: Sequence[Panel], outcom
             unused.set_axis_off()
         lanes = len(outcome.control.value)
         many = f"; mean over {lanes} initial weights and its 95 % interval" if lanes > 1 and not outcome.points else ""
-        axes.flat[0].figure.suptitle(f"{title} ({outcome.data}{many})", fontsize=12)
+        axes.flat[0].figure.suptitle(f"{experiment.title} ({outcome.data}{many})", fontsize=12)
 
 
 def along(axes: Axes, outcome: Outcome, runs: np.ndarray, **how: Any) -> None:
@@ -41,7 +41,7 @@ def along(axes: Axes, outcome: Outcome, runs: np.ndarray, **how: Any) -> None:
     axes.set_xlabel("task time n (steps)")
 
 
-def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: str, label: str | None = "published") -> None:
+def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: Any, label: str | None = "published") -> None:
     """Published points, as far as the trajectory goes."""
     inside = {n: value for n, value in curve.items() if n < len(outcome.n)}
     if inside:
@@ -74,6 +74,12 @@ def reward(axes: Axes, outcome: Outcome) -> None:
     along(axes, outcome, outcome.control.reward, label="control", color=CONTROL)
     axes.set(ylabel="net reward v = -L - C", title="Instantaneous net reward")
     axes.legend()
+
+
+def cost(axes: Axes, outcome: Outcome) -> None:
+    """C: what the control costs."""
+    along(axes, outcome, outcome.control.cost, color=CONTROL)
+    axes.set(ylabel="cost C", title="Cost of control")
 
 
 def gap(axes: Axes, outcome: Outcome) -> None:

@@ -44,6 +44,7 @@ from metalearn.run.files import atomic_writer
 
 Measures = Callable[[Weights, Signal], dict[str, jax.Array]]
 _RECORDED = 400  # states of a validation
+_SCALARS = ("loss", "cost", "reward", "value")
 
 
 class Study(NamedTuple):
@@ -59,6 +60,8 @@ class Study(NamedTuple):
     measures: (weights, signal) of one time -> named scalars or vectors: what figures and claims look at.
     judged: the problem whose trajectories are looked at; differs from `problem` where the search looks less far ahead.
     flow: learning from samples; None: this is not validated.
+    witness: the problem and scenario by whose loss learning from samples is judged; other than those above where
+        these know the expected loss but approximately.
     """
 
     data: str
@@ -73,6 +76,7 @@ class Study(NamedTuple):
     measures: Measures
     judged: Problem
     flow: sampled.SampledFlow | None
+    witness: tuple[Problem, Scenario]
 
 
 def study_of(
@@ -119,6 +123,7 @@ def study_of(
         measures=measures,
         judged=problem,
         flow=sampled.sampled_flow(network, control, dataset, settings.batch, settings.decay, noise, shares),
+        witness=(problem, scenario),
     )
 
 
@@ -163,8 +168,8 @@ class Outcome(NamedTuple):
     iterations: np.ndarray
     validation: Validation | None = None
 
-    def lanes(self, which: ArrayLike) -> "Outcome":
-        """The outcome of some lanes: `which` is an index or mask over lanes."""
+    def lanes(self, which: slice | np.ndarray) -> "Outcome":
+        """The outcome of some lanes: `which` is a slice, indices or a mask."""
         taken = (self.points, self.control, self.baseline, self.residual, self.iterations)
         points, control, baseline, residual, iterations = jax.tree.map(lambda leaf: leaf[which], taken)
         return self._replace(
@@ -210,6 +215,7 @@ class Experiment(NamedTuple):
     claims: what the paper says.
     points: settings -> name of a field -> its values [points], for sweeps.
     numbers: outcome -> further numbers for result.json.
+    columns: of the figure.
     """
 
     title: str
@@ -219,6 +225,7 @@ class Experiment(NamedTuple):
     claims: tuple[Tested, ...]
     points: Callable[[Any], Mapping[str, np.ndarray]] = lambda settings: {}
     numbers: Callable[[Outcome], dict[str, Any]] = lambda outcome: {}
+    columns: int = 3
 
 
 class _Lanes(NamedTuple):
@@ -257,7 +264,8 @@ def solve(experiment: Experiment, settings: Any, paths: RunPaths) -> Outcome:
     for name, part, optimum in search(study, settings, value, lanes):
         found = functools.partial(_found, study, series, part, optimum)
         parts.append(_stored(paths, name, found))
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    looked_at = [name for name in parts[0] if name != "values" and not name.startswith("chosen")]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in looked_at}
     control, baseline = (_series_of(whole, which) for which in ("control", "baseline"))
     numbers = {name: np.asarray(v) for name, v in lanes.points.items()}
     return Outcome(settings, study.data, numbers, control, baseline, whole["residual"], whole["iterations"])
@@ -278,7 +286,8 @@ def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validati
         kept = _load(paths, _name(0, settings))
         chosen = jax.tree.unflatten(structure, [jnp.asarray(kept[f"chosen {i}"][0]) for i in range(len(leaves))])
         keys = jax.random.split(jax.random.fold_in(key, 2), settings.runs)
-        learn = jax.jit(lambda plan: sampled.validate(study.problem, flow, plan, study.scenario, keys, every).losses)
+        problem, scenario = study.witness
+        learn = jax.jit(lambda plan: sampled.validate(problem, flow, plan, scenario, keys, every).losses)
         found = {"control": study.plan(chosen, weights), "baseline": study.neutral(weights)}
         return {which: np.asarray(learn(plan)) for which, plan in found.items()}
 
@@ -321,7 +330,7 @@ def _one_by_one(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Ca
                     study.upper,
                     settings.iterations,
                     settings.tolerance,
-                    lambda evaluations, best: progress.update(evaluations, value=best),
+                    lambda evaluations, best: progress.update(min(evaluations, settings.iterations), value=best),
                     lambda chosen: evaluate(chosen, weights, points),
                 )
             return jax.tree.map(lambda leaf: leaf[None], found)
@@ -370,21 +379,20 @@ def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum]
             account(study.judged, plan, study.scenario)  # says at which step, and what would help
             raise FloatingPointError(f"the trajectory of lane {bad[0]} diverges at {lanes.points}")
     arrays = {"residual": best.residual, "iterations": best.iterations, "values": best.values}
-    for i, leaf in enumerate(jax.tree.leaves(best.signal)):
-        arrays[f"chosen {i}"] = leaf
+    arrays |= {f"chosen {i}": leaf for i, leaf in enumerate(jax.tree.leaves(best.signal))}
     for which, ran in both.items():
-        arrays |= {f"{which} {name}": leaf for name, leaf in ran._replace(measures=None)._asdict().items() if name}
+        arrays |= {f"{which} {name}": getattr(ran, name) for name in _SCALARS}
         arrays |= {f"{which} measure {name}": leaf for name, leaf in ran.measures.items()}
-        del arrays[f"{which} measures"]
     return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
 def _both(study_at, chosen, lane: _Lanes) -> dict[str, Series]:
     study = study_at(lane.points)
     problem = study.judged
+    everywhere = dataclasses.replace(problem, gamma=1.0, horizon=None)  # states that do not count have no loss
 
     def series(plan, costs):
-        ran = system.trajectory(problem, plan, study.scenario)
+        ran = system.trajectory(everywhere, plan, study.scenario)
         loss, cost = ran.metrics["loss"], costs * ran.metrics["cost"]
         reward = -problem.reward * loss - cost
         weights = states(problem, plan, study.scenario)
@@ -400,7 +408,7 @@ def _both(study_at, chosen, lane: _Lanes) -> dict[str, Series]:
 def _series_of(arrays: Mapping[str, np.ndarray], which: str) -> Series:
     prefix = f"{which} measure "
     measures = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
-    loss, cost, reward, value = (arrays[f"{which} {name}"] for name in ("loss", "cost", "reward", "value"))
+    loss, cost, reward, value = (arrays[f"{which} {name}"] for name in _SCALARS)
     return Series(loss, cost, reward, value, measures)
 
 
