@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 
 from experiments.learning_effort.published import Curve
 from experiments.learning_effort.studies import Experiment, Outcome
-from metalearn.run import PALETTE, RunPaths, figure, mean_with_band
+from metalearn.run import PALETTE, RunPaths, figure
 
 Panel = Callable[[Axes, Outcome], None]
 
 BASELINE, CONTROL = PALETTE["black"], PALETTE["vermillion"]
 COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
 SEQUENTIAL = "viridis"  # of sweeps
-_POINTS = 1500  # more cannot be seen
+TIME = "task time n (steps)"
 
 
 def draw(paths: RunPaths, name: str, experiment: Experiment, outcome: Outcome) -> None:
@@ -27,18 +27,21 @@ def draw(paths: RunPaths, name: str, experiment: Experiment, outcome: Outcome) -
     with figure(paths.figure(name), rows=rows, columns=columns, size=(4.3, 3.7)) as axes:
         for panel, place in zip(panels, axes.flat, strict=False):
             panel(place, outcome)
+            if experiment.until is not None and place.get_xlabel() == TIME:
+                place.set_xlim(0, min(experiment.until, len(outcome.n)))
         for unused in axes.flat[len(panels) :]:
             unused.set_axis_off()
         lanes = len(outcome.control.value)
-        many = f"; mean over {lanes} initial weights and its 95 % interval" if lanes > 1 and not outcome.points else ""
+        many = f"; mean and range over {lanes} initial weights" if lanes > 1 and not outcome.points else ""
         axes.flat[0].figure.suptitle(f"{experiment.title} ({outcome.data}{many})", fontsize=12)
 
 
 def along(axes: Axes, outcome: Outcome, runs: np.ndarray, **how: Any) -> None:
-    """Mean and band of runs [lanes, T] over the step n."""
-    shown = _shown(outcome)
-    mean_with_band(axes, outcome.n[shown], runs[:, shown], **how)
-    axes.set_xlabel("task time n (steps)")
+    """Mean of runs [lanes, T] over the step n, and their range, as a mean of a few such runs has no sharp interval."""
+    (line,) = axes.plot(outcome.n, runs.mean(0), **how)
+    if len(runs) > 1:
+        axes.fill_between(outcome.n, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlabel(TIME)
 
 
 def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: Any, label: str | None = "published") -> None:
@@ -89,6 +92,22 @@ def gap(axes: Axes, outcome: Outcome) -> None:
     axes.set(ylabel="$L_B - L_C$", title="Loss without minus with control")
 
 
+def gap_to(published: Curve) -> Panel:
+    """As `gap`, with published points."""
+
+    def panel(axes: Axes, outcome: Outcome) -> None:
+        gap(axes, outcome)
+        markers(axes, outcome, published, CONTROL)
+        axes.legend()
+
+    return panel
+
+
+def in_order(count: int) -> list[Any]:
+    """Colours from dark to bright."""
+    return [matplotlib.colormaps[SEQUENTIAL](x) for x in np.linspace(0, 0.92, count)]
+
+
 def measures(names: Mapping[str, str], ylabel: str, title: str, published: Mapping[str, Curve] | None = None) -> Panel:
     """Scalar measures of the controlled run: names of measures -> labels."""
 
@@ -107,11 +126,10 @@ def both(names: Mapping[str, str], ylabel: str, title: str, published: Mapping[s
     """Scalar measures with (solid) and without (dashed) control; published: name -> "control", "baseline" -> curve."""
 
     def panel(axes: Axes, outcome: Outcome) -> None:
-        shown = _shown(outcome)
         for (name, label), colour in zip(names.items(), COLOURS, strict=False):
             along(axes, outcome, outcome.control.measures[name], label=f"{label}, control", color=colour)
-            middle = outcome.baseline.measures[name].mean(0)[shown]
-            axes.plot(outcome.n[shown], middle, "--", color=colour, label=f"{label}, baseline")
+            middle = outcome.baseline.measures[name].mean(0)
+            axes.plot(outcome.n, middle, "--", color=colour, label=f"{label}, baseline")
             for which in published.get(name, {}):
                 markers(axes, outcome, published[name][which], colour, None)
         axes.set(ylabel=ylabel, title=title)
@@ -124,12 +142,7 @@ def family(axes: Axes, outcome: Outcome, values: np.ndarray, runs: np.ndarray, l
     """Curves of a sweep: runs [points, T], coloured by values [points], with a colour bar."""
     norm = (matplotlib.colors.LogNorm if log else matplotlib.colors.Normalize)(values.min(), values.max())
     colours = matplotlib.colormaps[SEQUENTIAL]
-    shown = _shown(outcome)
     for value, run in zip(values, runs, strict=True):
-        axes.plot(outcome.n[shown], run[shown], color=colours(norm(value)), linewidth=1.0)
+        axes.plot(outcome.n, run, color=colours(norm(value)), linewidth=1.0)
     axes.figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=label)
-    axes.set_xlabel("task time n (steps)")
-
-
-def _shown(outcome: Outcome) -> np.ndarray:
-    return np.unique(np.linspace(0, len(outcome.n) - 1, _POINTS).astype(int))
+    axes.set_xlabel(TIME)

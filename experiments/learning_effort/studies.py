@@ -216,6 +216,7 @@ class Experiment(NamedTuple):
     points: settings -> name of a field -> its values [points], for sweeps.
     numbers: outcome -> further numbers for result.json.
     columns: of the figure.
+    until: last step that the figure shows, where the rest is flat; None: all.
     """
 
     title: str
@@ -226,6 +227,7 @@ class Experiment(NamedTuple):
     points: Callable[[Any], Mapping[str, np.ndarray]] = lambda settings: {}
     numbers: Callable[[Outcome], dict[str, Any]] = lambda outcome: {}
     columns: int = 3
+    until: int | None = None
 
 
 class _Lanes(NamedTuple):
