@@ -23,7 +23,7 @@ class Account(NamedTuple):
     earned: value up to and including each state, discounted, [T]; the last is V.
     marginal: dV/du_n, discounted back to t_n, per unit of t: leaves [T, ...]. At an optimum it is zero inside the
         bounds; at a bound its sign says that more (or less) would pay. It is the sum of what the control does to the
-        present reward and of what it does, through learning, to all later ones.
+        present reward and of what it does, through learning, to all later ones. NaN where gamma^t rounds to zero.
     immediate: the first of these two parts: dv/du_n at fixed weights, leaves [T, ...]. marginal - immediate is the
         value of what is learned, which the paper's short-sighted approximations leave out.
     weights: of all states, leaves [T, ...].
@@ -68,29 +68,33 @@ def states(problem: Problem, plan: Plan, scenario: Scenario) -> Any:
 
 
 def _account(problem: Problem, plan: Plan, scenario: Scenario) -> Account:
-    ran = trajectory(problem, plan, scenario)
     weights = states(problem, plan, scenario)
-    loss, cost = ran.metrics["loss"], ran.metrics["cost"]
-    reward = -problem.reward * loss - cost
+
+    # Not read off the trajectory, which leaves out the losses of states that a small gamma discounts to nothing.
+    def present(weights, signal, turn):
+        task = scenario.task if turn is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[turn], scenario.task)
+
+        def net(signal):
+            loss, cost = problem.system.loss(weights, signal, task), problem.cost(signal)
+            return -problem.reward * loss - cost, (loss, cost)
+
+        return jax.value_and_grad(net, has_aux=True)(signal)
+
+    (reward, (loss, cost)), immediate = jax.vmap(present, (0, 0, None if scenario.turn is None else 0))(
+        weights, plan.signal, scenario.turn
+    )
     discounts = jnp.asarray(problem.discounts(), loss.dtype)
     slope = jax.grad(lambda signal: value(problem, plan._replace(signal=signal), scenario))(plan.signal)
     rate = lambda leaf: leaf / discounts.reshape(-1, *[1] * (leaf.ndim - 1))
-
-    def present(weights, signal, turn):
-        task = scenario.task if turn is None else jax.tree.map(lambda leaf: leaf[turn], scenario.task)
-        net = lambda signal: -problem.reward * problem.system.loss(weights, signal, task) - problem.cost(signal)
-        return jax.grad(net)(signal)
-
-    immediate = jax.vmap(present, (0, 0, None if scenario.turn is None else 0))(weights, plan.signal, scenario.turn)
     return Account(
-        jnp.arange(problem.steps) * problem.dt,
-        loss,
-        cost,
-        reward,
-        jnp.cumsum(discounts * reward),
-        jax.tree.map(rate, slope),
-        immediate,
-        weights,
+        time=jnp.arange(problem.steps) * problem.dt,
+        loss=loss,
+        cost=cost,
+        reward=reward,
+        earned=jnp.cumsum(discounts * reward),
+        marginal=jax.tree.map(rate, slope),
+        immediate=immediate,
+        weights=weights,
     )
 
 
@@ -99,12 +103,15 @@ def _diagnosis(problem: Problem, plan: Plan, scenario: Scenario, first: int) -> 
     message = f"the Euler steps of dt={problem.dt:g} diverge: the loss of state n={first} is not finite"
     if first == 0:
         return f"{message}; look at the initial weights, the first control and the task"
-    for finer in (2, 4, 8, 16, 32, 64, 128):
-        shorter = dataclasses.replace(problem, dt=problem.dt / finer, steps=(first + 1) * finer)
-        slower = lambda rows, finer=finer: jax.tree.map(lambda x: jnp.repeat(x[: first + 1], finer, 0), rows)
-        ran = trajectory(
-            shorter, plan._replace(signal=slower(plan.signal)), scenario._replace(turn=slower(scenario.turn))
-        )
-        if np.isfinite(np.asarray(ran.metrics["loss"])).all():
-            return f"{message}; with dt={shorter.dt:g} it stays finite to the same time"
-    return f"{message}, and so it is with dt={shorter.dt:g}: look at the weights, the control and the task"
+    coarser = np.nan
+    for finer in (2, 8, 32, 128, 512):
+        shorter = dataclasses.replace(problem, dt=problem.dt / finer, steps=first * finer + 1, gamma=1.0)
+        longer = lambda x, finer=finer: jnp.repeat(x[: first + 1], finer, 0)[: first * finer + 1]
+        signal, turn = jax.tree.map(longer, (plan.signal, scenario.turn))
+        ran = trajectory(shorter, plan._replace(signal=signal), scenario._replace(turn=turn))
+        loss = float(ran.metrics["loss"][-1])
+        # Steps still too long may be finite by then, but they do not agree with those of a quarter of their length.
+        if abs(loss - coarser) <= 0.1 * abs(loss):
+            return f"{message}; with dt={4 * shorter.dt:g} it stays finite to the same time"
+        coarser = loss
+    return f"{message}, and so it is with dt={4 * shorter.dt:g}: look at the weights, the control and the task"

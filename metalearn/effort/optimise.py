@@ -65,6 +65,7 @@ def ascend(
         ValueError: bounds in the wrong order or that exclude the start (where these are concrete), iterations below 1.
     """
     _check(start, lower, upper, iterations)
+    start = jax.tree.map(jnp.asarray, start)
     value_and_gradient = jax.value_and_grad(value)
     lower, upper = (_like(bound, start) for bound in (lower, upper))
     clip = lambda signal: optax.projections.projection_box(signal, lower, upper)
@@ -132,6 +133,7 @@ def quasi_newton(
         FloatingPointError: the value or its gradient at the start is not finite.
     """
     _check(start, lower, upper, iterations)
+    start = jax.tree.map(jnp.asarray, start)
     evaluate = value_and_gradient or jax.jit(jax.value_and_grad(value))
     # In numpy, as each small operation of JAX outside of what is compiled costs more than a short trajectory.
     leaves, structure = jax.tree.flatten(start)
@@ -157,7 +159,9 @@ def quasi_newton(
                     "the value of the control at the start, or its gradient, is not finite: the Euler steps diverge "
                     "or the cost overflows; `account` tells at which step"
                 )
-            return np.inf, np.zeros_like(slope)  # the line search steps back
+            # As bad as good was hoped for, so that the line search steps back: it cannot interpolate from infinity.
+            v, at, slope = best
+            return (-v + abs(slope @ (x - at))) / scale, np.zeros_like(slope)
         values.append(v)
         if best is None or v > best[0]:
             best = v, np.array(x), slope
@@ -195,9 +199,14 @@ def quasi_newton(
 
 def _like(bound: Any, start: Signal) -> Signal:
     """A bound as a pytree of arrays of the shapes of the signal."""
+    spread = lambda leaf, b: jnp.broadcast_to(jnp.asarray(b, leaf.dtype), leaf.shape)
+    return jax.tree.map(spread, start, _of_each(bound, start))
+
+
+def _of_each(bound: Any, start: Signal) -> Any:
+    """A bound for each leaf of the signal."""
     one = jax.tree_util.treedef_is_leaf(jax.tree.structure(bound))
-    bounds = jax.tree.map(lambda _: bound, start) if one else bound
-    return jax.tree.map(lambda leaf, b: jnp.broadcast_to(jnp.asarray(b, leaf.dtype), leaf.shape), start, bounds)
+    return jax.tree.map(lambda _: bound, start) if one else bound
 
 
 def _largest(tree: Any) -> jax.Array:
@@ -208,18 +217,21 @@ def _check(start: Signal, lower: Any, upper: Any, iterations: int) -> None:
     if iterations < 1:
         raise ValueError(f"iterations={iterations} must be at least 1")
     leaves = jax.tree.leaves(start)
-    if not any(leaf.size for leaf in leaves):
+    if not any(np.size(leaf) for leaf in leaves):
         raise ValueError("there is nothing to optimise: the signal has no entries")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in [*leaves, *jax.tree.leaves((lower, upper))]):
         return
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+    # In numpy, as inside of a jit all that JAX computes is traced, even of what is known.
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("the start holds NaN or infinity")
     for leaf, low, high in zip(
-        leaves, *(jax.tree.leaves(_like(bound, start)) for bound in (lower, upper)), strict=True
+        leaves, *(jax.tree.leaves(_of_each(bound, start)) for bound in (lower, upper)), strict=True
     ):
-        if bool(jnp.any(low > high)):
+        leaf, low, high = np.asarray(leaf), np.asarray(low), np.asarray(high)
+        if (low > high).any():
             raise ValueError(f"lower={lower} exceeds upper={upper}: no control satisfies these bounds")
-        if bool(jnp.any((leaf < low) | (leaf > high))):
+        # Bounds are rounded to the type of the signal before they are met.
+        if (leaf < low.astype(leaf.dtype)).any() or (leaf > high.astype(leaf.dtype)).any():
             raise ValueError(
                 f"the start, with entries in {float(leaf.min()):g} .. {float(leaf.max()):g}, lies outside the bounds "
                 f"{lower} .. {upper}: clip it or widen them"

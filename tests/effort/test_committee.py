@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import scipy.special
 from absl.testing import absltest, parameterized
 
@@ -140,6 +141,7 @@ class ControlTest(InDoublePrecision):
         numeric = (evaluate(signal + 1e-6 * way)[0] - evaluate(signal - 1e-6 * way)[0]) / 2e-6
         np.testing.assert_allclose(np.sum(evaluate(signal)[1] * way), numeric, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_a_rate_too_high_for_single_examples_is_turned_down(self):
         """eta = 8 is beyond what online learning stands (the eta^2 term); control brings learning back."""
         control = controls.learning_rate(0.0, lower=-1.0, upper=0.0)

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from metalearn.effort import controls, networks
@@ -125,6 +126,7 @@ class RecedingHorizonTest(InDoublePrecision):
         worth = value(self.problem, Plan(self.weights, applied.signal), self.scenario)
         np.testing.assert_allclose(applied.value, worth, rtol=1e-12)
 
+    @pytest.mark.slow
     def test_more_foresight_is_worth_more(self):
         values = [float(self.run_with(look, replan, 1e-5).value) for look, replan in ((1, 1), (8, 4), (20, 4), (40, 8))]
         self.assertEqual(values, sorted(values))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 
 from metalearn.effort import controls, datasets, networks
@@ -199,6 +200,7 @@ class ValidateTest(InDoublePrecision):
         self.assertBetween(gap / (dt / batch), 0.045, 0.06)
 
     @parameterized.parameters((32, 20, 3e-3), (512, 10, 1.2e-3))
+    @pytest.mark.slow
     def test_task_a_without_control(self, batch, runs, most):
         """800 steps of 5e-3: the averaged equations stand in for SGD to about 1e-3."""
         network, control = networks.linear((3, 6, 2)), controls.no_control()
@@ -240,6 +242,7 @@ class ControlTest(InDoublePrecision):
             exact = sum(float(np.sum(s * d)) for s, d in zip(slope, way, strict=True))
             np.testing.assert_allclose(numeric, exact, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_optimised_on_some_batches_it_pays_on_others(self):
         problem = dataclasses.replace(self.problem, memory="residuals")
         mean_value = lambda signal, keys: jnp.mean(
