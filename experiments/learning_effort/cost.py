@@ -1,12 +1,12 @@
 """What a run takes, from shapes alone."""
 
+import operator
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.learning_effort.studies import Experiment
-from metalearn.effort import system
 
 # A step of the averaged equations of a small network is dispatch, not arithmetic: forward and backward, one CPU core.
 _SECONDS_PER_STEP = 8e-6
@@ -25,12 +25,16 @@ def describe(experiment: Experiment, settings: Any) -> str:
     size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     steps = study.problem.steps
 
-    def evaluation(chosen, weights):
-        return system.value(study.problem, study.plan(chosen, weights), study.scenario)
+    def step(weights, signal):
+        learner = study.problem.system
+        return learner.flow(weights, signal, task), learner.loss(weights, signal, task), study.problem.cost(signal)
 
-    # The compiler counts the body of a loop once; a gradient takes about four times the forward pass.
-    analysis = jax.jit(evaluation).lower(chosen, weights).cost_analysis()
-    flop = 4 * steps * (analysis or {}).get("flops", np.nan)
+    task = study.scenario.task
+    if study.scenario.turn is not None:
+        task = jax.tree.map(operator.itemgetter(0), task)
+    at_once = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), plan.signal)
+    analysis = jax.jit(step).lower(plan.weights, at_once).cost_analysis()
+    flop = 4 * steps * (analysis or {}).get("flops", np.nan)  # a gradient takes about four times the forward pass
     evaluations = lanes * settings.iterations
     kept = 4 * (size(plan.signal) + size(weights) * steps / max(settings.segment, 1))
     history = 25 * 8 * size(chosen) if settings.optimizer == "quasi_newton" else 4 * 3 * size(chosen) * lanes

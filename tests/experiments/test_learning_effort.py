@@ -280,6 +280,10 @@ class RunTest(CompiledOnce):
         if name == "gain_semantic":
             self.assertIn(f"{8 * 30 + 30 * 15} weights", printed)
             self.assertIn(f"{16000 * (8 * 30 + 30 * 15):,} numbers", printed)
+            # Of a step, products of matrices alone: W2 W1, W Sigma_x, W2^T E and E W1^T, each with O, H and I.
+            products = 2 * (15 * 30 * 8 + 15 * 8 * 8 + 30 * 15 * 8 + 15 * 8 * 30) + 2 * (15 * 30 * 8 + 15 * 8 * 8)
+            flop = float(printed.split(" FLOP per evaluation")[0].split()[-1])
+            self.assertBetween(flop, 4 * 16000 * products, 1.5 * 4 * 16000 * products)
         self.assertFalse((self.folder / "run").exists())
 
 
