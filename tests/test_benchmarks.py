@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import rich.console
 from absl.testing import absltest, parameterized
 
-from benchmarks import distinct_strings, first_step, harness, lstm_meta_gradient
+from benchmarks import distinct_strings, first_step, harness, learning_effort, lstm_meta_gradient
 from benchmarks.harness import Row
 from metalearn.languages.episodes import EpisodeSettings, packed
 
@@ -116,6 +117,25 @@ class HarnessTest(parameterized.TestCase):
             self.assertEqual([row["name"] for row in json.loads(path.read_text())], ["good/one", "good/two"])
         self.assertIn("good/one", done.stdout)
         self.assertIn("[1/1] good", done.stderr)
+
+
+class LearningEffortTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_every_row_and_the_gradient_that_pytorch_computes(self):
+        with mock.patch.object(learning_effort, "LENGTHS", (20,)):
+            rows = list(learning_effort.rows(steps=30, peer_steps=10, rounds=1))  # raises where gradients differ
+        self.assertLen({row.name for row in rows}, len(rows))
+        for row in rows:
+            if row.value is None:
+                self.assertIn("not installed", row.note)
+            else:
+                self.assertGreater(row.value, 0)
+
+    @pytest.mark.slow
+    def test_the_sweep_solves_each_of_its_problems(self):
+        optima = learning_effort.sweep(count=2, steps=60, iterations=200)
+        self.assertEqual(optima.value.shape, (10,))
+        self.assertLess(float(optima.residual.max()), 2e-3)
 
 
 class LSTMMetaGradientTest(absltest.TestCase):
