@@ -51,8 +51,8 @@ def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: Any, label: str 
         axes.plot(list(inside), list(inside.values()), "o", ms=5, mfc="none", mec=colour, label=label, zorder=3)
 
 
-def loss(published: Mapping[str, Curve] | None = None, log: bool = False) -> Panel:
-    """Loss with and without control, and that of learning from samples (first of the initial weights) dotted."""
+def loss(published: Mapping[str, Curve] | None = None, log: bool = False, label: str = "published") -> Panel:
+    """Loss with and without control, and that of learning from samples (first of the initial weights) pale."""
 
     def panel(axes: Axes, outcome: Outcome) -> None:
         for which, colour in (("baseline", BASELINE), ("control", CONTROL)):
@@ -62,7 +62,7 @@ def loss(published: Mapping[str, Curve] | None = None, log: bool = False) -> Pan
             along(axes, outcome, getattr(outcome, which).loss, label=which, color=colour)
             markers(axes, outcome, (published or {}).get(which, {}), colour, None)
         if published:
-            axes.plot([], [], "o", ms=5, mfc="none", mec="gray", label="published")
+            axes.plot([], [], "o", ms=5, mfc="none", mec="gray", label=label)
         if outcome.validation is not None:
             axes.plot([], [], color="gray", alpha=0.35, linewidth=3.5, label="from samples")
         axes.set(ylabel="expected loss L", title="Loss", yscale="log" if log else "linear")
