@@ -284,7 +284,7 @@ def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validati
     def compute():
         key = jax.random.fold_in(jax.random.key(settings.seed), 0)
         weights = study.init(key)
-        leaves, structure = jax.tree.flatten(study.start(weights, key))
+        leaves, structure = jax.tree.flatten(jax.eval_shape(study.start, weights, key))
         kept = _load(paths, _name(0, settings))
         chosen = jax.tree.unflatten(structure, [jnp.asarray(kept[f"chosen {i}"][0]) for i in range(len(leaves))])
         keys = jax.random.split(jax.random.fold_in(key, 2), settings.runs)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from experiments.learning_effort import studies, switching
+from experiments.learning_effort import gains, studies, switching
 from experiments.learning_effort.__main__ import main, run
 from experiments.learning_effort.experiments import EXPERIMENTS
 from experiments.learning_effort.neuron import NEURON, NeuronSweeps, single_neuron, sweep_points
@@ -197,6 +197,19 @@ class DefinitionTest(parameterized.TestCase):
         every = 20
         self.assertEqual(study.scenario.turn.tolist(), [n // every % 2 for n in range(60)])
         np.testing.assert_allclose(study.scenario.task.xy[:, 0, 0], [3, -2])
+
+    def test_tanh_networks_that_learn_from_samples_are_judged_by_examples(self):
+        study = gains.on_gaussians_tanh(EXPERIMENTS["gain_nonlinear"].presets["smoke"])
+        rng = np.random.default_rng(0)
+        first, second = rng.normal(size=(8, 3)), rng.normal(size=(2, 8))
+        neutral = jax.tree.map(lambda leaf: leaf[0], study.neutral((first, second)).signal)
+        problem, scenario = study.witness
+        x, y = map(np.asarray, scenario.task)
+        expected = 0.5 * np.mean(np.sum((y - np.tanh(x @ first.T) @ second.T) ** 2, 1)) + 0.5 * 2 * 0.01**2
+        found = problem.system.loss((jnp.asarray(first), jnp.asarray(second)), neutral, scenario.task)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        averaged = study.problem.system.loss((first, second), neutral, study.scenario.task)
+        self.assertGreater(abs(averaged - expected), 0.1)  # first order only
 
     @parameterized.parameters(*EXPERIMENTS)
     def test_presets(self, name):
