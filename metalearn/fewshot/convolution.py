@@ -1,0 +1,47 @@
+"""The 3x3 convolution that all encoders are made of, in two ways that compute the same.
+
+patches: nine shifted copies of the maps side by side, times one matrix. Takes nine times the memory of the input, but
+    stays a matrix product under `vmap` over tasks and inside `scan`, where a CPU's own convolution becomes up to ten
+    times slower: weights that differ between tasks make it a grouped convolution.
+direct: the backend's own convolution.
+"""
+
+import jax
+import jax.numpy as jnp
+
+CONVOLUTIONS = ("patches", "direct")
+
+
+def default_convolution() -> str:
+    """The faster way on the backend in use: "patches" on CPU (measured, see benchmarks/maml.py), else "direct"."""
+    return "patches" if jax.default_backend() == "cpu" else "direct"
+
+
+def conv3x3(maps: jax.Array, kernel: jax.Array, how: str | None = None) -> jax.Array:
+    """Cross-correlation with stride 1, zeros around the border, and no bias: what PyTorch's Conv2d computes.
+
+    Args:
+        maps: [images, height, width, inputs].
+        kernel: [3, 3, inputs, outputs].
+        how: one of CONVOLUTIONS; None: the default of the backend.
+
+    Returns:
+        [images, height, width, outputs].
+
+    Raises:
+        ValueError: unknown `how`, or shapes that do not fit.
+    """
+    how = default_convolution() if how is None else how
+    if how not in CONVOLUTIONS:
+        raise ValueError(f"convolution={how!r} is unknown; choose one of {CONVOLUTIONS}")
+    if maps.ndim != 4 or kernel.ndim != 4 or kernel.shape[:3] != (3, 3, maps.shape[-1]):
+        raise ValueError(
+            f"maps must be [images, height, width, inputs] and the kernel [3, 3, inputs, outputs], but these have the "
+            f"shapes {maps.shape} and {kernel.shape}"
+        )
+    if how == "direct":
+        return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    height, width = maps.shape[1:3]
+    padded = jnp.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
+    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
