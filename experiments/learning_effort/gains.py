@@ -253,7 +253,7 @@ EXPERIMENTS = {
         "Gains on a tree of concepts",
         presets(
             SEMANTIC,
-            CONVERGED | {"hidden": 16, "seeds": 2, "iterations": 60},
+            CONVERGED | {"hidden": 10, "seeds": 2, "iterations": 40, "segment": 0},
             {"steps": 60, "levels": 3, "hidden": 5},
         ),
         on_semantic,

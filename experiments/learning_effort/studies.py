@@ -186,7 +186,7 @@ class Tested(NamedTuple):
     """A claim of the paper, and what to measure.
 
     statement, statistic, above, below: as of metalearn.run.Claim.
-    measure: outcome -> [samples], one for each of the initial weights.
+    measure: outcome -> [samples], one for each of the initial weights; none: this run has nothing to say.
     steps: shortest trajectory that the claim is about.
     source: where the paper says so.
     """
@@ -298,10 +298,11 @@ def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validati
 
 
 def verdicts(experiment: Experiment, outcome: Outcome) -> list[Verdict]:
-    """The claims that trajectories of this length can contradict, judged."""
+    """The claims that this run can contradict, judged."""
     settings = outcome.settings
     about = [tested for tested in experiment.claims if settings.steps >= tested.steps]
-    return [_judged(tested, np.atleast_1d(tested.measure(outcome)), settings.scale == 0) for tested in about]
+    measured = [(tested, np.atleast_1d(tested.measure(outcome))) for tested in about]
+    return [_judged(tested, samples, settings.scale == 0) for tested, samples in measured if samples.size]
 
 
 def _judged(tested: Tested, samples: np.ndarray, exact: bool) -> Verdict:
