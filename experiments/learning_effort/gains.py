@@ -106,11 +106,11 @@ def at(n: int, which: str = "control") -> Callable[[Outcome], np.ndarray]:
 
 
 def first_below(level: float, which: str) -> Callable[[Outcome], np.ndarray]:
-    """First step whose loss is below `level` in each lane; T where none is."""
+    """First step whose loss is below `level` in each lane; 2 T where none is."""
 
     def measure(outcome):
         below = getattr(outcome, which).loss < level
-        return np.where(below.any(1), below.argmax(1), below.shape[1])
+        return np.where(below.any(1), below.argmax(1), 2 * below.shape[1])
 
     return measure
 
@@ -191,7 +191,7 @@ FREE_CLAIMS = (
            first_below(0.12, "control"), below=1000, steps=1000),
     close("... down to 0.08", "L with control at the end", at(-1), 0.08, 0.02, 1000),
     Tested("Gains do the work: weights stay near their start", "RMS w at the end: with over without control",
-           lambda o: o.control.measures["L2"][:, -1] / o.baseline.measures["L2"][:, -1], below=0.5, steps=5000),
+           lambda o: o.control.measures["L2"][:, -1] / o.baseline.measures["L2"][:, -1], below=0.5, steps=3000),
 )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ EXPERIMENTS = {
         "Gains on a tree of concepts",
         presets(
             SEMANTIC,
-            CONVERGED | {"hidden": 10, "seeds": 2, "iterations": 40, "segment": 0},
+            CONVERGED | {"hidden": 16, "iterations": 40, "segment": 0},
             {"steps": 60, "levels": 3, "hidden": 5},
         ),
         on_semantic,
@@ -269,7 +269,7 @@ EXPERIMENTS = {
     ),
     "gain_digits_free": Experiment(
         "Gains on digits without cost or bounds",
-        presets(FREE, CONVERGED | SMALLER, {"steps": 60, "hidden": 4}),
+        presets(FREE, CONVERGED | SMALLER | {"steps": 3000, "iterations": 60}, {"steps": 60, "hidden": 4}),
         on_digits,
         gain_panels(),
         FREE_CLAIMS,
