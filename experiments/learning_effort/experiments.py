@@ -1,6 +1,13 @@
 """All experiments by name."""
 
-from experiments.learning_effort import gains, neuron, switching
+from experiments.learning_effort import engagement, gains, initial_weights, neuron, rates, switching
 from experiments.learning_effort.studies import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = neuron.EXPERIMENTS | gains.EXPERIMENTS | switching.EXPERIMENTS
+EXPERIMENTS: dict[str, Experiment] = (
+    neuron.EXPERIMENTS
+    | gains.EXPERIMENTS
+    | switching.EXPERIMENTS
+    | engagement.EXPERIMENTS
+    | rates.EXPERIMENTS
+    | initial_weights.EXPERIMENTS
+)
