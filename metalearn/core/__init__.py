@@ -1,7 +1,17 @@
 """The differentiable core: learning processes, their unrolling, meta-gradients and the outer loop."""
 
 from metalearn.core import objectives
-from metalearn.core.meta_gradient import Estimate, Estimator, estimator_named, exact, first_order, truncated
+from metalearn.core.meta_gradient import (
+    Estimate,
+    Estimator,
+    displacement,
+    estimator_named,
+    exact,
+    first_order,
+    implicit,
+    stepwise,
+    truncated,
+)
 from metalearn.core.outer import OuterLoop, OuterState, outer_loop
 from metalearn.core.parts import sum_in_parts
 from metalearn.core.process import Learner, LearningProcess, UpdateRule, gradient_process, optax_rule
@@ -17,15 +27,18 @@ __all__ = [
     "OuterState",
     "Trajectory",
     "UpdateRule",
+    "displacement",
     "estimator_named",
     "exact",
     "first_order",
     "gradient_process",
+    "implicit",
     "objectives",
     "optax_rule",
     "outer_loop",
     "replicate",
     "shard_tasks",
+    "stepwise",
     "sum_in_parts",
     "task_mesh",
     "truncated",

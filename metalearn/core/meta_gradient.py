@@ -10,18 +10,29 @@ truncated(h): exact through the last h updates, first order through those before
     exact. (Shaban et al. 2019 cut the early part off altogether; to first order a learned initialisation still
     gets a gradient.)
 
-An estimator that does not unroll (implicit differentiation, Reptile's displacement, evolution strategies) is another
-function of the same signature.
+stepwise: each state exactly through the update that made it, to first order through those before: what is learned
+    about the updates (warp layers, rates) is judged one step ahead all along the trajectory, as in WarpGrad (Flennerhag
+    et al. 2020), without a backward pass through the whole of it.
+
+Others do not differentiate the trajectory:
+
+displacement: params_0 - params_K, pulled back through `init`: Reptile (Nichol et al. 2018).
+implicit(n): the last state is taken for a fixed point of the update, and that is differentiated by n steps of conjugate
+    gradients: iMAML (Rajeswaran et al. 2019).
+
+Evolution strategies would be another function of the same signature.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.scipy.sparse.linalg import cg
 
 from metalearn.core.process import LearningProcess, Meta, Task
-from metalearn.core.unroll import Trajectory, unroll
+from metalearn.core.unroll import Trajectory, first_order_step, unroll
 
 
 class Estimate(NamedTuple):
@@ -67,6 +78,97 @@ def truncated(horizon: int | None) -> Estimator:
 
 exact = truncated(None)
 first_order = truncated(0)
+
+
+def stepwise(process, weights, *, memory="recompute", segment=None):
+    """Each state exactly through the update that made it; see the module's docstring. Takes two updates a step."""
+    onwards = first_order_step(process)
+
+    def init(meta, task, key):
+        state = process.init(meta, task, key)
+        return state, state
+
+    ahead = LearningProcess(
+        init=init,
+        inputs=process.inputs,
+        step=lambda meta, states, input, task: (
+            onwards(meta, states[0], input, task),
+            process.step(meta, states[0], input, task),
+        ),
+        loss=lambda meta, states, input, task: process.loss(meta, states[1], input, task),
+    )
+    of_one = exact(ahead, weights, memory=memory, segment=segment)
+
+    def estimate(meta, task, key):
+        gradient, trajectory = of_one(meta, task, key)
+        return Estimate(gradient, trajectory._replace(final=trajectory.final[1]))
+
+    return estimate
+
+
+def displacement(process, weights, *, memory="recompute", segment=None):
+    """params_0 - params_K, pulled back through `init`; for gradient processes. See the module's docstring.
+
+    Its scale is that of the inner learning rate, so the outer one is a share: 1 moves the start all the way.
+    """
+
+    def estimate(meta, task, key):
+        trajectory = unroll(process, weights, meta, task, key, memory=memory, segment=segment)
+        init_key, _ = jax.random.split(key)  # as in unroll
+        start, pulled_back = jax.vjp(lambda meta: process.init(meta, task, init_key).params, meta)
+        (gradient,) = pulled_back(jax.tree.map(jnp.subtract, start, trajectory.final.params))
+        return Estimate(gradient, trajectory)
+
+    return estimate
+
+
+def implicit(iterations: int, tolerance: float = 1e-10) -> Estimator:
+    """Differentiates the last state as a fixed point s = step(meta, s), whatever led there.
+
+        dJ/dmeta = dL/dmeta + u^T dstep/dmeta,   where (1 - dstep/ds)^T u = dL/ds
+
+    by conjugate gradients, so 1 - dstep/ds must be symmetric and positive definite: gradient descent at one constant
+    rate, without momentum, near a minimum of the inner loss. That loss must depend on meta, as where it ties the params
+    to their start: how a trajectory begins does not matter to a fixed point.
+
+    Args:
+        iterations: of conjugate gradients, at most.
+        tolerance: they end earlier where the residual's norm, relative to that of dL/ds, falls below it.
+
+    Raises:
+        ValueError: iterations below 1, or an objective that judges other states than the last.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations} of conjugate gradients must be at least 1")
+
+    def estimator(process, weights, *, memory="recompute", segment=None):
+        if isinstance(weights, jax.Array) or len(weights) < 2 or np.any(weights[:-1]):
+            raise ValueError("implicit differentiation judges the last state only: take objectives.terminal")
+
+        def estimate(meta, task, key):
+            trajectory = unroll(process, weights, meta, task, key, memory=memory, segment=segment)
+            _, inputs_key = jax.random.split(key)  # as in unroll
+
+            def last_input(meta):
+                return jax.tree.map(lambda x: x[-1], process.inputs(meta, task, inputs_key))
+
+            def loss(meta, state):
+                rows = {len(x) for x in jax.tree.leaves(process.inputs(meta, task, inputs_key))}
+                return (
+                    weights[-1]
+                    * process.loss(meta, state, last_input(meta) if rows == {len(weights)} else None, task)[0]
+                )
+
+            along_meta, along_state = jax.grad(loss, argnums=(0, 1))(meta, trajectory.final)
+            step = lambda meta, state: process.step(meta, state, last_input(meta), task)
+            _, pulled_back = jax.vjp(step, meta, trajectory.final)
+            system = lambda u: jax.tree.map(jnp.subtract, u, pulled_back(u)[1])
+            solution, _ = cg(system, along_state, tol=tolerance, maxiter=iterations)
+            return Estimate(jax.tree.map(jnp.add, along_meta, pulled_back(solution)[0]), trajectory)
+
+        return estimate
+
+    return estimator
 
 
 def estimator_named(name: str, horizon: int | None = None) -> Estimator:

@@ -11,6 +11,7 @@ What the unroll keeps for the backward pass is chosen by name (K updates, state 
 This is orthogonal to how the inner gradient is differentiated (inner_gradient.py).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -112,7 +113,7 @@ def unroll(
     scanned = (rows, judged_rows, jnp.asarray(weights[within]))
     inexact = 0 if exact_updates is None else max(updates - exact_updates, 0)
     pieces = []
-    for step, begin, end in ((_first_order(process), 0, inexact), (process.step, inexact, updates)):
+    for step, begin, end in ((first_order_step(process), 0, inexact), (process.step, inexact, updates)):
         if begin < end:
             piece = jax.tree.map(lambda x, b=begin, e=end: x[b:e], scanned)
             state, judged = _scan(body_of(step), state, piece, end - begin, memory, segment)
@@ -150,8 +151,8 @@ def _rows(inputs: Any, updates: int) -> tuple[Any, bool]:
     )
 
 
-def _first_order(process: LearningProcess):
-    """The step for the part of the trajectory that is differentiated to first order."""
+def first_order_step(process: LearningProcess) -> Callable[[Meta, State, Input, Task], State]:
+    """The step for the part of a trajectory that is differentiated to first order."""
     if process.first_order_step is not None:
         return process.first_order_step
 

@@ -4,9 +4,22 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
-from metalearn.core import LearningProcess, estimator_named, exact, first_order, objectives, truncated
+from metalearn.core import (
+    LearningProcess,
+    displacement,
+    estimator_named,
+    exact,
+    first_order,
+    gradient_process,
+    implicit,
+    objectives,
+    optax_rule,
+    stepwise,
+    truncated,
+)
 from tests.core.problems import compiled, linear_regression, slow_states
 
 
@@ -57,6 +70,49 @@ class QuadraticTest(parameterized.TestCase):
         jacobian = np.eye(3) - 0.3 * x.T @ x / len(x)
         expected = jacobian.T @ jacobian.T @ self.oracle[2]
         np.testing.assert_allclose(self.estimate(truncated(2)).gradient["w"], expected, rtol=1e-12)
+
+    def test_stepwise_keeps_the_jacobian_of_the_update_that_made_each_state(self):
+        x, y = np.asarray(self.task["query_x"]), np.asarray(self.task["query_y"])
+        jacobian = np.eye(3) - 0.3 * np.asarray(self.task["x"]).T @ self.task["x"] / len(self.task["x"])
+        weights = np.array([0.5, 1.0, 0.0, 2.0, 0.0, 1.0])
+        states = slow_states(self.problem, self.problem.meta, self.task)
+        along = [x.T @ (x @ w - y) / len(y) for w in states]
+        expected = weights[0] * along[0] + jacobian.T @ sum(w * g for w, g in zip(weights[1:], along[1:], strict=True))
+        found = compiled(stepwise(self.problem.process(), weights))(self.problem.meta, self.task, jax.random.key(0))
+        np.testing.assert_allclose(found.gradient["w"], expected, rtol=1e-12)
+        values = [0.5 * np.mean((x @ w - y) ** 2) for w in states]
+        np.testing.assert_allclose(found.trajectory.value, weights @ values, rtol=1e-12)
+        chex.assert_trees_all_close(found.trajectory.final.params, states[-1], rtol=1e-12)
+
+    def test_displacement(self):
+        expected = self.problem.meta["w"] - slow_states(self.problem, self.problem.meta, self.task)[-1]
+        np.testing.assert_allclose(self.estimate(displacement).gradient["w"], expected, rtol=1e-12)
+
+    @parameterized.parameters(False, True)
+    def test_implicit_at_the_optimum(self, rate_is_an_input):
+        """|X w - y|^2 / 2n + c |w - start|^2 / 2 is least at w = (X'X / n + c)^-1 (X'y / n + c start)."""
+        strength, updates = 0.8, 80
+        squares = lambda w, task, part: 0.5 * jnp.mean((task[part + "x"] @ w - task[part + "y"]) ** 2)
+        process = gradient_process(
+            init=lambda meta, task, key: meta["w"],
+            inputs=lambda meta, task, key: jnp.full(updates + 1, 0.3) if rate_is_an_input else (),
+            inner_loss=lambda meta, w, input, task: squares(w, task, "") + strength / 2 * jnp.sum((w - meta["w"]) ** 2),
+            outer_loss=lambda meta, w, input, task: (
+                meta["scale"] * squares(w, task, "query_") + (0 * input if rate_is_an_input else 0),
+                {},
+            ),
+            rule=optax_rule(optax.identity(), lambda meta, input: input if rate_is_an_input else 0.3),
+        )
+        meta = {"w": self.problem.meta["w"], "scale": np.array(1.7)}
+        estimator = implicit(3)(process, objectives.terminal(updates))
+        found = compiled(estimator)(meta, self.task, jax.random.key(0))
+        x, y, query_x, query_y = (np.asarray(self.task[name]) for name in ("x", "y", "query_x", "query_y"))
+        system = x.T @ x / len(y) + strength * np.eye(3)
+        optimum = np.linalg.solve(system, x.T @ y / len(y) + strength * meta["w"])
+        error = query_x @ optimum - query_y
+        expected = 1.7 * strength * np.linalg.solve(system, query_x.T @ error / len(query_y))
+        np.testing.assert_allclose(found.gradient["w"], expected, rtol=1e-8)
+        np.testing.assert_allclose(found.gradient["scale"], 0.5 * np.mean(error**2), rtol=1e-8)
 
     def test_final_state(self):
         final = self.estimate(exact).trajectory.final
@@ -138,6 +194,10 @@ class NamesTest(absltest.TestCase):
             estimator_named("truncated")
         with self.assertRaisesRegex(ValueError, "horizon=-1 must not be negative"):
             estimator_named("truncated", horizon=-1)
+        with self.assertRaisesRegex(ValueError, "iterations=0"):
+            implicit(0)
+        with self.assertRaisesRegex(ValueError, "the last state only"):
+            implicit(1)(linear_regression().process(), objectives.every_update(2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""The family of MAML: each algorithm a configuration of the one learner in learner.py, with its source.
+
+A further algorithm is a function Setting -> Algorithm and a line in ALGORITHMS.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from metalearn.fewshot.family import metric, rules, starts
+from metalearn.fewshot.family.learner import Algorithm, Setting, Weights, learner, once_per_task
+
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
+    "maml": starts.maml,
+    "fomaml": starts.fomaml,
+    "reptile": starts.reptile,
+    "imaml": starts.imaml,
+    "anil": starts.anil,
+    "boil": starts.boil,
+    "proto_maml": starts.proto_maml,
+    "unicorn_maml": starts.unicorn_maml,
+    "l2f": starts.l2f,
+    "cavia": starts.cavia,
+    "meta_sgd": rules.meta_sgd,
+    "prototypical": metric.prototypical,
+    "nearest_centroid": metric.nearest_centroid,
+}
+
+
+def algorithm(name: str, setting: Setting, **options: Any) -> Algorithm:
+    """The algorithm of that name; `options` are the further arguments of its function.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm={name!r} is unknown; choose one of {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name](setting, **options)
+
+
+__all__ = ["ALGORITHMS", "Algorithm", "Setting", "Weights", "algorithm", "learner", "once_per_task"]

@@ -1,0 +1,34 @@
+"""Small fully connected networks, which several algorithms learn: they turn statistics of a task into numbers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Dense(NamedTuple):
+    """One layer: weights [inputs, outputs], bias [outputs]."""
+
+    weights: jax.Array
+    bias: jax.Array
+
+
+def init_perceptron(key: jax.Array, widths: Sequence[int], last_bias: float = 0.0) -> tuple[Dense, ...]:
+    """Glorot-normal layers, but the last without weights: so the network begins as the constant `last_bias`.
+
+    Args:
+        widths: inputs, hidden units ..., outputs.
+    """
+    draw = jax.nn.initializers.glorot_normal()
+    shapes = list(zip(widths[:-1], widths[1:], strict=True))
+    keys = jax.random.split(key, len(shapes))
+    layers = [Dense(draw(k, shape, float), jnp.zeros(shape[1])) for k, shape in zip(keys, shapes, strict=True)]
+    return (*layers[:-1], Dense(jnp.zeros(shapes[-1]), jnp.full(shapes[-1][1], last_bias)))
+
+
+def perceptron(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
+    """ReLU between the layers. x: [..., inputs] -> [..., outputs]."""
+    for layer in layers[:-1]:
+        x = jax.nn.relu(x @ layer.weights + layer.bias)
+    return x @ layers[-1].weights + layers[-1].bias
