@@ -44,6 +44,11 @@ def along(axes: Axes, outcome: Outcome, runs: np.ndarray, **how: Any) -> None:
     axes.set_xlabel(TIME)
 
 
+def legend(axes: Axes, **how: Any) -> None:
+    """A legend that is readable over curves."""
+    axes.legend(frameon=True, framealpha=0.85, edgecolor="none", **how)
+
+
 def markers(axes: Axes, outcome: Outcome, curve: Curve, colour: Any, label: str | None = "published") -> None:
     """Published points, as far as the trajectory goes."""
     inside = {n: value for n, value in curve.items() if n < len(outcome.n)}
@@ -66,7 +71,7 @@ def loss(published: Mapping[str, Curve] | None = None, log: bool = False, label:
         if outcome.validation is not None:
             axes.plot([], [], color="gray", alpha=0.35, linewidth=3.5, label="from samples")
         axes.set(ylabel="expected loss L", title="Loss", yscale="log" if log else "linear")
-        axes.legend()
+        legend(axes)
 
     return panel
 
@@ -76,7 +81,7 @@ def reward(axes: Axes, outcome: Outcome) -> None:
     along(axes, outcome, outcome.baseline.reward, label="baseline", color=BASELINE)
     along(axes, outcome, outcome.control.reward, label="control", color=CONTROL)
     axes.set(ylabel="net reward v = -L - C", title="Instantaneous net reward")
-    axes.legend()
+    legend(axes)
 
 
 def cost(axes: Axes, outcome: Outcome) -> None:
