@@ -405,7 +405,8 @@ def digit_names(outcome: Outcome) -> list[str]:
     return [str(digit) for digit in by_difficulty(outcome.settings.data)]
 
 
-def _levels(outcome: Outcome) -> list[str]:
+def level_names(outcome: Outcome) -> list[str]:
+    """Levels of a tree from coarse to fine."""
     count = engagement(outcome).shape[2]
     return [*LEVELS[: count - 1], "leaves"]
 
@@ -469,7 +470,7 @@ EXPERIMENTS = {
             panels.loss(),
             panels.reward,
             panels.gap_to(published.TREE_SAVED),
-            groups(_levels, _PHI, "Engagement, mean of each level", published.TREE_ENGAGEMENT),
+            groups(level_names, _PHI, "Engagement, mean of each level", published.TREE_ENGAGEMENT),
         ),
         TREE_CLAIMS,
         columns=4,
@@ -492,7 +493,7 @@ EXPERIMENTS = {
         "A gain for each node of a tree of concepts",
         presets(TREE_GAINS, BUDGET | {"hidden": 16, "seeds": 2, "runs": 2}, TINY_TREE),
         tree_gains,
-        (panels.loss(), panels.gap, groups(_levels, r"gain $\nu$", "Gain, mean of each level"), panels.cost),
+        (panels.loss(), panels.gap, groups(level_names, r"gain $\nu$", "Gain, mean of each level"), panels.cost),
         ASSIMILATION_TREE_CLAIMS,
         columns=4,
     ),

@@ -1,6 +1,6 @@
 """All experiments by name."""
 
-from experiments.learning_effort import engagement, gains, initial_weights, neuron, rates, switching
+from experiments.learning_effort import beyond, engagement, gains, initial_weights, neuron, rates, switching
 from experiments.learning_effort.studies import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = (
@@ -10,4 +10,5 @@ EXPERIMENTS: dict[str, Experiment] = (
     | engagement.EXPERIMENTS
     | rates.EXPERIMENTS
     | initial_weights.EXPERIMENTS
+    | beyond.EXPERIMENTS
 )

@@ -143,7 +143,7 @@ def _whole(outcome: Outcome, last: int = 0) -> np.ndarray:
 
 def _mean_claim(horizon: int, which: str) -> Tested:
     value = published.MAML_MEAN[which][horizon]
-    measure = lambda o: _whole(o, which == "last")[o.settings.horizons.index(horizon)]
+    measure = lambda o: _whole(o, int(which == "last"))[o.settings.horizons.index(horizon)]
     states = {"all": "all states count", "last": "only the last state counts"}[which]
     return close(f"The mean loss over 8000 steps is {value} if {states} to T_opt = {horizon}", "mean L", measure,
                  value, 0.003, 8000)  # fmt: skip

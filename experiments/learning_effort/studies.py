@@ -157,6 +157,7 @@ class Outcome(NamedTuple):
         each other. Without a sweep lanes are seeds.
     control, baseline: with the control that was found, and without. The baseline has no costs.
     residual: of the search, [lanes]; see optimise.Optimum. iterations: it made, [lanes].
+    further: what `Experiment.further` computed.
     """
 
     settings: Any
@@ -167,6 +168,7 @@ class Outcome(NamedTuple):
     residual: np.ndarray
     iterations: np.ndarray
     validation: Validation | None = None
+    further: dict[str, np.ndarray] | None = None
 
     def lanes(self, which: slice | np.ndarray) -> "Outcome":
         """The outcome of some lanes: `which` is a slice, indices or a mask."""
@@ -215,6 +217,7 @@ class Experiment(NamedTuple):
     claims: what the paper says.
     points: settings -> name of a field -> its values [points], for sweeps.
     numbers: outcome -> further numbers for result.json.
+    further: settings -> arrays that cannot be had from the best controls of lanes; None: nothing of the kind.
     columns: of the figure.
     until: last step that the figure shows, where the rest is flat; None: all.
     """
@@ -226,6 +229,7 @@ class Experiment(NamedTuple):
     claims: tuple[Tested, ...]
     points: Callable[[Any], Mapping[str, np.ndarray]] = lambda settings: {}
     numbers: Callable[[Outcome], dict[str, Any]] = lambda outcome: {}
+    further: Callable[[Any], dict[str, np.ndarray]] | None = None
     columns: int = 3
     until: int | None = None
 
@@ -270,7 +274,9 @@ def solve(experiment: Experiment, settings: Any, paths: RunPaths) -> Outcome:
     whole = {name: np.concatenate([part[name] for part in parts]) for name in looked_at}
     control, baseline = (_series_of(whole, which) for which in ("control", "baseline"))
     numbers = {name: np.asarray(v) for name, v in lanes.points.items()}
-    return Outcome(settings, study.data, numbers, control, baseline, whole["residual"], whole["iterations"])
+    further = _stored(paths, "further", functools.partial(experiment.further, settings)) if experiment.further else None
+    searched = whole["residual"], whole["iterations"]
+    return Outcome(settings, study.data, numbers, control, baseline, *searched, further=further)
 
 
 def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validation | None:
