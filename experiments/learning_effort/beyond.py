@@ -332,7 +332,7 @@ def soft_committee(settings: Committee) -> Study:
         return {"rho": rho, "specialisation": special}
 
     return Study(
-        data="soft committee machine",
+        data="two hidden units",
         init=learner.init,
         problem=problem,
         scenario=scenario,
@@ -362,8 +362,9 @@ def _plateau(outcome: Outcome) -> np.ndarray:
 
 COMMITTEE_CLAIMS = (
     *(claim._replace(source=SOURCE) for claim in engagement.VALUE),
-    beyond("Haste pays on the plateau, where units of the student are alike", "mean rho before specialisation",
-           _plateau, above=0.1, steps=500),
+    beyond("Haste is worth more on the plateau, where units of the student are alike, than later",
+           "mean rho before specialisation minus that in the third quarter", lambda o: _plateau(o) - _late(o),
+           above=0.0, steps=500),
     beyond("Once specialised the best rate falls below the base rate: noise is averaged out",
            "mean rho in the third quarter", _late, below=0.0, steps=500),
 )  # fmt: skip
@@ -384,7 +385,7 @@ DEEP = Deep(
     optimizer="quasi_newton", rate=1.0, iterations=150, tolerance=1e-3,
 )  # fmt: skip
 COMMITTEE = Committee(
-    steps=1500, dt=0.1, beta=0.01, gamma=1.0, optimizer="quasi_newton", rate=1.0, iterations=60, tolerance=1e-3
+    steps=2500, dt=0.1, beta=1e-3, gamma=1.0, optimizer="quasi_newton", rate=1.0, iterations=60, tolerance=1e-3
 )  # fmt: skip
 
 

@@ -4,6 +4,10 @@ Five tasks start at the same weights, and each learns on its own. What is chosen
 loss over tasks and the first T_opt states (or of the last of them alone) least. How does it do on the way and far
 beyond?
 
+Without a cost the question has no good exact answer: learning may be best just up to the horizon from weights so large
+that Euler steps diverge beyond it, and `--config.optimizer=quasi_newton` finds such weights. The paper's small steps
+from small weights do not get there; so they are part of its method, and all presets take them.
+
 | symbol | name               | meaning                                                 |
 |--------|--------------------|---------------------------------------------------------|
 | T_opt  | `horizon`          | states that the search looks at                         |
@@ -21,7 +25,7 @@ from matplotlib.axes import Axes
 
 from experiments.learning_effort import panels, published
 from experiments.learning_effort.gains import stored_digits
-from experiments.learning_effort.settings import CONVERGED, Settings, presets
+from experiments.learning_effort.settings import Settings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close
 from metalearn.effort import controls, networks, system
 from metalearn.effort.system import Plan, Problem, Scenario, System
@@ -79,7 +83,7 @@ def copies(weights: Any, count: int) -> Any:
 def study(settings: InitialWeights) -> Study:
     """Five pairs of digits."""
     pairs = [stored_digits(pair, settings.data) for pair in PAIRS]
-    stack = lambda tasks: jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *tasks)
+    stack = lambda tasks: jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), float), *tasks)
     scenario = Scenario(stack([pair.moments for pair in pairs]))
     test = [pair.test for pair in pairs if pair.test is not None]
     network = networks.linear((26, settings.hidden, 2), settings.scale)
@@ -121,6 +125,11 @@ def study(settings: InitialWeights) -> Study:
 
 
 def points(settings: InitialWeights) -> dict[str, np.ndarray]:
+    """All horizons, with all states."""
+    return {"horizon": np.array(settings.horizons)}
+
+
+def twice(settings: InitialWeights) -> dict[str, np.ndarray]:
     """All horizons, with all states and then with the last alone."""
     return {"horizon": np.tile(settings.horizons, 2), "last": np.repeat([0.0, 1.0], len(settings.horizons))}
 
@@ -128,7 +137,13 @@ def points(settings: InitialWeights) -> dict[str, np.ndarray]:
 def _by_horizon(outcome: Outcome, values: np.ndarray, last: int) -> np.ndarray:
     """Values of lanes [lanes, ...] as [horizons, seeds, ...], of one of the two objectives."""
     settings = outcome.settings
-    return values.reshape(2, len(settings.horizons), settings.seeds, *values.shape[1:])[last]
+    return values.reshape(-1, len(settings.horizons), settings.seeds, *values.shape[1:])[last]
+
+
+def _objectives(outcome: Outcome) -> dict[int, str]:
+    """Those that were searched by: value of `last` -> its name."""
+    both = {0: "all", 1: "last"}
+    return both if "last" in outcome.points else {0: "all"}
 
 
 def _one_step(outcome: Outcome, last: int = 0) -> np.ndarray:
@@ -175,15 +190,12 @@ FAR_CLAIMS = (
 
 
 def _numbers(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "horizons": outcome.settings.horizons,
-        **{f"one_step_{which}": _one_step(outcome, last) for last, which in enumerate(("all", "last"))},
-        **{f"mean_{which}": _whole(outcome, last) for last, which in enumerate(("all", "last"))},
-        **{
-            f"final_{which}": _by_horizon(outcome, outcome.control.loss[:, -1], last)
-            for last, which in enumerate(("all", "last"))
-        },
-    }
+    found: dict[str, Any] = {"horizons": outcome.settings.horizons}
+    for last, which in _objectives(outcome).items():
+        final = _by_horizon(outcome, outcome.control.loss[:, -1], last)
+        found |= {f"one_step_{which}": _one_step(outcome, last), f"mean_{which}": _whole(outcome, last)}
+        found |= {f"final_{which}": final}
+    return found
 
 
 def _against(
@@ -194,12 +206,12 @@ def _against(
     def panel(axes: Axes, outcome: Outcome) -> None:
         horizons = np.array(outcome.settings.horizons)
         names = {"all": "all states count", "last": "only the last counts"}
-        for last, (which, colour) in enumerate(zip(names, panels.COLOURS, strict=False)):
+        for (last, which), colour in zip(_objectives(outcome).items(), panels.COLOURS, strict=False):
             mean_with_band(axes, horizons, measure(outcome, last).T, label=names[which], color=colour)
             inside = {n: value for n, value in curves.get(which, {}).items() if n <= horizons.max()}
             axes.plot(list(inside), list(inside.values()), "o", ms=5, mfc="none", mec=colour)
         axes.plot([], [], "o", ms=5, mfc="none", mec="gray", label="published (MNIST)")
-        axes.set(xlabel=r"horizon $T_{opt}$ (states)", ylabel=ylabel, title=title, xscale="log")
+        axes.set(xlabel=r"horizon $T_{opt}$ (states)", ylabel=ylabel, title=title, xscale="log", yscale="log")
         axes.legend()
 
     return panel
@@ -231,20 +243,20 @@ PAPER = InitialWeights(
     optimizer="amsgrad", rate=5e-3, iterations=1000,
 )  # fmt: skip
 FAR = dataclasses.replace(PAPER, steps=10000, horizons=(20, 100, 340, 1000, 3000, 10000), segment=100, iterations=300)
-LAPTOP = CONVERGED | {"hidden": 10, "iterations": 150, "tolerance": 1e-3}
+LAPTOP = {"hidden": 10, "seeds": 2, "segment": 0, "rate": 0.01}
 
 EXPERIMENTS = {
     "initial_weights": Experiment(
         "Initial weights of five tasks",
         presets(
             PAPER,
-            LAPTOP | {"horizons": (2, 20, 60, 100, 200, 340), "seeds": 3},
+            LAPTOP | {"horizons": (2, 20, 100, 340), "iterations": 400},
             {"steps": 60, "horizons": (2, 20, 40), "hidden": 4},
         ),
         study,
         PANELS,
         (*CLAIMS, *NUMBERS),
-        points=points,
+        points=twice,
         numbers=_numbers,
         columns=4,
     ),
@@ -252,14 +264,14 @@ EXPERIMENTS = {
         "Initial weights of five tasks, looking further ahead than the paper",
         presets(
             FAR,
-            LAPTOP | {"horizons": (20, 340, 2000, 10000), "iterations": 60, "seeds": 2, "segment": 0},
+            LAPTOP | {"horizons": (20, 340, 2000, 10000), "iterations": 200},
             {"steps": 60, "horizons": (2, 20, 60), "hidden": 4},
         ),
         study,
-        PANELS,
+        (PANELS[0], *PANELS[2:]),
         FAR_CLAIMS,
         points=points,
         numbers=_numbers,
-        columns=4,
+        columns=3,
     ),
 }
