@@ -4,12 +4,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
-from metalearn.fewshot.encoders import encode
+from metalearn.core import objectives, unroll
+from metalearn.fewshot.encoders import EncoderParams, encode
 from metalearn.fewshot.family import ALGORITHMS, Setting, Weights, algorithm
+from metalearn.fewshot.family.forward import relaxed_mask
+from metalearn.fewshot.family.rules import spectral_product
+from metalearn.fewshot.heads import Head
 from tests.core.problems import compiled
-from tests.fewshot import tiny
+from tests.fewshot import slow_encoder, tiny
 
 
 def weights_of(meta):
@@ -31,6 +36,12 @@ def states(of, meta, task, steps=tiny.STEPS):
 def estimate(of, meta, task, seed=0):
     objective = of.objective(0) if callable(of.objective) else of.objective
     return compiled(of.estimator(of.process, objective))(meta, task, jax.random.key(seed))
+
+
+def unroll_values(of, meta, task):
+    """The trajectory, every state but the first judged."""
+    weights = objectives.every_update(tiny.STEPS)
+    return compiled(lambda meta: unroll(of.process, weights, meta, task, jax.random.key(0)))(meta)
 
 
 def judged(of, meta, params, task):
@@ -61,6 +72,17 @@ class FamilyTest(parameterized.TestCase):
         weights = weights_of(meta)
         return tiny.slow_states(weights, self.task, tiny.rates_like(weights, self.rate, only))
 
+    def assert_descends(self, start, moved, loss):
+        """Along random directions the step is minus the rate times the slope of the loss."""
+        start, moved = (jax.tree.map(np.asarray, tree) for tree in (start, moved))
+        for seed in range(3):
+            direction = tiny.randomised(jax.tree.map(np.zeros_like, start), seed)
+            above, below = (tiny.shifted(start, direction, size) for size in (1e-6, -1e-6))
+            slope = (loss(above) - loss(below)) / 2e-6
+            moves = jax.tree.map(lambda m, w, d: np.vdot(m - w, d), moved, start, direction)
+            self.assertGreater(abs(slope), 1e-3)
+            np.testing.assert_allclose(sum(jax.tree.leaves(moves)), -self.rate * slope, rtol=1e-5)
+
     def assert_same(self, found, expected, rtol=1e-9):
         chex.assert_trees_all_close(found, expected, rtol=rtol, atol=1e-12)
 
@@ -73,7 +95,7 @@ class GradientTest(FamilyTest):
 
     def slope(self, meta, direction, only):
         value = lambda sign: tiny.slow_value(
-            jax.tree.map(lambda w, d: w + sign * 1e-6 * d, weights_of(meta), weights_of(direction)),
+            tiny.shifted(weights_of(meta), weights_of(direction), sign * 1e-6),
             self.task,
             tiny.rates_like(weights_of(meta), self.rate, only),
         )
@@ -205,6 +227,236 @@ class RulesTest(FamilyTest):
         of = algorithm("meta_sgd", tiny.setting())
         meta = compiled(of.init)(jax.random.key(0))
         self.assert_same(meta["rates"], tiny.rates_like(weights_of(meta), self.rate))
+
+    def plus_plus(self):
+        """MAML++ and its meta-parameters, with the weights of each state besides the norms."""
+        of, meta = self.of("maml_plus_plus")
+        body = lambda k, kernels: EncoderParams(kernels, jax.tree.map(lambda x: x[k], meta["norms"]))
+        return of, meta, lambda k, params: Weights(body(k, params["kernels"]), params["head"])
+
+    def test_maml_plus_plus_has_rates_and_norms_for_every_state(self):
+        of, meta, weights = self.plus_plus()
+        params = {"kernels": meta["kernels"], "head": meta["head"]}
+        found = unroll_values(of, meta, self.task)
+        for k in range(tiny.STEPS + 1):
+            value, _ = tiny.value_and_gradient(weights(k, params), self.task.query_x, self.task.query_y)
+            if k > 0:
+                np.testing.assert_allclose(found.losses[k], value, rtol=1e-9)
+            if k < tiny.STEPS:
+                _, gradient = tiny.value_and_gradient(weights(k, params), self.task.support_x, self.task.support_y)
+                gradient = {"kernels": gradient.body.kernels, "head": gradient.head}
+                params = jax.tree.map(lambda p, r, g, k=k: p - r[k] * g, params, meta["rates"], gradient)
+        self.assert_same(found.final.params, params)
+
+    def test_maml_plus_plus_at_one_rate_and_with_one_norm_is_maml_whose_norms_stay(self):
+        of, meta, weights = self.plus_plus()
+        meta["rates"] = jax.tree.map(lambda x: np.full_like(x, self.rate), meta["rates"])
+        meta["norms"] = jax.tree.map(lambda x: np.stack([x[0]] * len(x)), meta["norms"])
+        start = weights(0, meta)
+        moves = tiny.rates_like(start, self.rate)
+        still = moves._replace(body=moves.body._replace(norms=tiny.rates_like(start, 0.0).body.norms))
+        last = tiny.slow_states(start, self.task, still)[-1]
+        found = unroll_values(of, meta, self.task).final.params
+        self.assert_same(found, {"kernels": last.body.kernels, "head": last.head})
+
+    def test_maml_plus_plus_anneals_to_the_last_state(self):
+        of = algorithm("maml_plus_plus", tiny.setting(), annealing=10)
+        for step, expected in ((0, [0, 0.5, 0.5]), (5, [0, 0.25, 0.75]), (10, [0, 0, 1]), (99, [0, 0, 1])):
+            np.testing.assert_allclose(of.objective(step), expected, atol=1e-12)
+        with self.assertRaisesRegex(ValueError, "annealing=0"):
+            algorithm("maml_plus_plus", tiny.setting(), annealing=0)
+
+    @parameterized.parameters("meta_curvature", "t_net", "warp_grad")
+    def test_as_initialised_it_is_maml(self, name):
+        self.check_as_initialised(*self.of(name), name)
+
+    @parameterized.parameters(("alfa", {"decay": 0.0}), ("gap",), ("approximate_gap",), ("metal",))
+    @pytest.mark.slow
+    def test_as_initialised_they_are_maml_too(self, name, options=None):
+        self.check_as_initialised(*self.of(name, options), name)
+
+    def check_as_initialised(self, of, meta, name):
+        """From random initial weights; what the algorithm adds is as its `init` leaves it."""
+        begun = compiled(of.init)(jax.random.key(1))
+        self.assertNotEmpty(begun.keys() - {"body", "head"}, name)
+        self.assert_same(states(of, begun | {k: meta[k] for k in ("body", "head")}, self.task), self.slow(meta))
+
+    def first_update(self, of, meta):
+        """Of the algorithm, and the gradient of the support loss, both at the start."""
+        _, gradient = tiny.value_and_gradient(weights_of(meta), self.task.support_x, self.task.support_y)
+        start, moved = states(of, meta, self.task, steps=1)
+        return jax.tree.map(lambda a, b: np.asarray(a - b), moved, start), jax.tree.map(np.asarray, gradient)
+
+    def test_curvature_along_every_axis(self):
+        of, meta = self.of("meta_curvature")
+        update, gradient = self.first_update(of, meta)
+        (kernel,), ((filter_, inputs, outputs),) = gradient.body.kernels[1], meta["curvature"].body.kernels[1]
+        expected = np.einsum("pq,ij,ok,qjk->pio", filter_, inputs, outputs, kernel.reshape(9, 3, 3))
+        self.assert_same(update.body.kernels[1][0], -self.rate * expected.reshape(3, 3, 3, 3))
+        inputs, outputs = meta["curvature"].head.weights
+        self.assert_same(update.head.weights, -self.rate * inputs @ gradient.head.weights @ outputs.T)
+        self.assert_same((update.body.norms, update.head.bias), self.scaled((gradient.body.norms, gradient.head.bias)))
+
+    def scaled(self, tree):
+        return jax.tree.map(lambda x: -self.rate * x, tree)
+
+    @parameterized.parameters(False, True)
+    def test_gap_scales_singular_values(self, approximate):
+        of, meta = self.of("approximate_gap" if approximate else "gap")
+        update, gradient = self.first_update(of, meta)
+        for found, kernel, m in zip(
+            *map(jax.tree.leaves, (update.body.kernels, gradient.body.kernels, meta["scales"])), strict=True
+        ):
+            matrix = kernel.reshape(-1, kernel.shape[-1]).T
+            factor = np.log(1 + np.exp(2 * m)) / 2
+            u, s, v = np.linalg.svd(matrix, full_matrices=False)
+            expected = factor[:, None] * matrix if approximate else u @ np.diag(factor * s) @ v
+            self.assert_same(found, (-self.rate * expected.T).reshape(kernel.shape))
+        others = lambda weights: (weights.body.norms, weights.head)
+        self.assert_same(others(update), self.scaled(others(gradient)))
+
+    def test_the_singular_vectors_are_constants_to_the_meta_gradient(self):
+        draw = np.random.default_rng(0).normal
+        gradient, scales, seen = draw(size=(3, 5)), np.array([0.5, 2.0, 3.0]), draw(size=(3, 5))
+        u, _, _ = np.linalg.svd(gradient, full_matrices=False)
+        found = compiled(jax.grad(lambda g: jnp.vdot(spectral_product(scales, g), seen)))(gradient)
+        np.testing.assert_allclose(found, u @ np.diag(scales) @ u.T @ seen, rtol=1e-10)
+
+    def test_alfa_step_by_step(self):
+        of, meta = self.of("alfa")
+        params, (hidden, last) = weights_of(meta), meta["generator"]
+        expected, count = [params], len(jax.tree.leaves(params))
+        for k in range(tiny.STEPS):
+            _, gradient = tiny.value_and_gradient(expected[-1], self.task.support_x, self.task.support_y)
+            leaves, gradients = jax.tree.leaves(expected[-1]), list(map(np.asarray, jax.tree.leaves(gradient)))
+            means = np.array([leaf.mean() for leaf in leaves + gradients])
+            h = 1 + np.maximum(means @ hidden.weights + hidden.bias, 0) @ last.weights + last.bias
+            moved = [
+                (1 - meta["decays"][k, i] * h[count + i]) * leaves[i] - meta["rates"][k, i] * h[i] * gradients[i]
+                for i in range(count)
+            ]
+            expected.append(jax.tree.unflatten(jax.tree.structure(params), moved))
+        self.assert_same(states(of, meta, self.task), expected)
+
+    def test_alfa_begins_with_weight_decay(self):
+        of = algorithm("alfa", tiny.setting(), decay=0.1)
+        decays = compiled(of.init)(jax.random.key(0))["decays"]
+        np.testing.assert_allclose(decays, np.full((tiny.STEPS, 8), 0.1 * self.rate), rtol=1e-12)
+
+
+class ForwardTest(FamilyTest):
+    def effective(self, meta, params):
+        """The weights in force of a T-Net."""
+        of_kernels, of_head = meta["transforms"]
+        kernels = jax.tree.map(lambda kernel, t: np.einsum("yxij,jo->yxio", kernel, t), params.body.kernels, of_kernels)
+        head = Head(
+            np.einsum("ij,jo->io", params.head.weights, of_head), np.einsum("j,jo->o", params.head.bias, of_head)
+        )
+        return Weights(EncoderParams(kernels, params.body.norms), head)
+
+    def slow_t_net(self, meta, masks):
+        """W' = W - rate * dL/dW T^T M T with the masks of kernels and head."""
+        weights, (of_kernels, of_head) = self.effective(meta, weights_of(meta)), meta["transforms"]
+        expected = [weights]
+        metric = lambda t, mask: t.T @ np.diag(mask) @ t
+        for _ in range(tiny.STEPS):
+            _, gradient = tiny.value_and_gradient(expected[-1], self.task.support_x, self.task.support_y)
+            gradient = jax.tree.map(np.asarray, gradient)
+            bent = jax.tree.map(lambda g, t, m: g @ metric(t, m), gradient.body.kernels, of_kernels, masks[0])
+            head = Head(*(g @ metric(of_head, masks[1]) for g in gradient.head))
+            direction = Weights(EncoderParams(bent, gradient.body.norms), head)
+            expected.append(jax.tree.map(lambda w, d: w - self.rate * d, expected[-1], direction))
+        return expected
+
+    @parameterized.parameters("t_net", "mt_net")
+    def test_effective_weights_move_by_the_metric_of_the_transforms(self, name):
+        of, meta = self.of(name)
+        if name == "mt_net":  # all outputs move, but one of the second kernel and one way
+            certain = lambda logits, still: np.where(np.arange(len(logits)) == still, -900.0, 900.0)
+            ((first,), (second,)), head = meta["mask"]
+            meta["mask"] = (((certain(first, -1),), (certain(second, 1),)), certain(head, 2))
+            masks = (((np.ones(3),), (np.array([1, 0, 1]),)), np.array([1, 1, 0]))
+        else:
+            masks = (((np.ones(3),), (np.ones(3),)), np.ones(3))
+        found = [self.effective(meta, jax.tree.map(np.asarray, params)) for params in states(of, meta, self.task)]
+        self.assert_same(found, self.slow_t_net(meta, masks))
+        value, _ = tiny.value_and_gradient(found[-1], self.task.query_x, self.task.query_y)
+        np.testing.assert_allclose(judged(of, meta, states(of, meta, self.task)[-1], self.task), value, rtol=1e-9)
+
+    def test_masks_are_drawn_with_the_chance_of_their_logits(self):
+        logits = np.tile(np.array([-1.0, 0.0, 2.0]), (20_000, 1))
+        mask = np.asarray(relaxed_mask(jax.random.key(0), logits, 0.1))
+        chance = 1 / (1 + np.exp(-logits[0]))
+        np.testing.assert_array_less(np.abs((mask > 0.5).mean(0) - chance), 5 * np.sqrt(0.25 / len(logits)))
+        self.assertTrue(((mask >= 0) & (mask <= 1)).all())
+        with self.assertRaisesRegex(ValueError, "temperature=0"):
+            algorithm("mt_net", tiny.setting(), temperature=0)
+
+    def test_a_mask_holds_for_the_whole_task(self):
+        of, meta = self.of("mt_net")
+        one, other = (of.process.inputs(meta, self.task, jax.random.key(seed))[1] for seed in (0, 1))
+        self.assertEqual(one.shape, (tiny.STEPS, tiny.WAYS))
+        np.testing.assert_array_equal(one[0], one[1])
+        self.assertGreater(np.abs(one[0] - other[0]).min(), 1e-6)
+
+    def test_the_warped_network_and_its_descent(self):
+        of, meta = self.of("warp_grad")
+
+        def loss(weights, x, y):
+            """In numpy."""
+            for (kernel,), (norm,), warp in zip(*weights.body, meta["warps"], strict=True):
+                maps = slow_encoder.batch_norm(slow_encoder.convolution(x, kernel), norm)
+                x = slow_encoder.convolution(slow_encoder.pool(slow_encoder.relu(maps)), warp)
+            scores = x.mean((1, 2)) @ weights.head.weights + weights.head.bias
+            return np.mean(np.log(np.exp(scores).sum(1)) - scores[np.arange(len(y)), y])
+
+        start, moved = states(of, meta, self.task, steps=1)
+        self.assert_descends(start, moved, lambda weights: loss(weights, self.task.support_x, self.task.support_y))
+        expected = loss(jax.tree.map(np.asarray, moved), self.task.query_x, self.task.query_y)
+        np.testing.assert_allclose(judged(of, meta, moved, self.task), expected, rtol=1e-9)
+
+
+class LossesTest(FamilyTest):
+    def test_metal_descends_its_loss(self):
+        of, meta = self.of("metal")
+        learned = jax.tree.map(lambda x: np.asarray(x[0]), meta["losses"])
+
+        def perceptron(layers, x):
+            (hidden, last) = layers
+            return np.maximum(x @ hidden.weights + hidden.bias, 0) @ last.weights + last.bias
+
+        def adapted(learned, rows):
+            rows = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
+            leaves, structure = jax.tree.flatten(learned["net"])
+            change = perceptron(learned["adapter"], rows.mean(0))
+            leaves = [(1 + change[i]) * x + change[len(leaves) + i] for i, x in enumerate(leaves)]
+            return perceptron(jax.tree.unflatten(structure, leaves), rows).mean()
+
+        scores = compiled(lambda w, x: encode(tiny.ENCODER, w.body, x)[0] @ w.head.weights + w.head.bias)
+
+        def loss(weights):
+            support, query = (np.asarray(scores(weights, x)) for x in (self.task.support_x, self.task.query_x))
+            means = np.array([leaf.mean() for leaf in jax.tree.leaves(weights)])
+            log = lambda s: s - np.log(np.exp(s).sum(1, keepdims=True))
+            surprise = -log(support)[np.arange(len(support)), self.task.support_y]
+            entropy = -np.sum(np.exp(log(query)) * log(query), 1)
+            of_support = zip(surprise, support, np.eye(3)[self.task.support_y], strict=True)
+            rows_of_support = np.array([[s, *means, *row, *label] for s, row, label in of_support])
+            rows_of_query = np.array([[*means, *row, e] for row, e in zip(query, entropy, strict=True)])
+            learned_part = adapted(learned["support"], rows_of_support) + adapted(learned["query"], rows_of_query)
+            return surprise.mean() + learned_part
+
+        start, moved = states(of, meta, self.task, steps=1)
+        self.assert_descends(start, moved, loss)
+
+    def test_query_images_drive_updates_and_their_labels_do_not(self):
+        of, meta = self.of("metal")
+        step = compiled(lambda task: of.process.step(meta, of.process.init(meta, task, None), rows, task).params)
+        rows = jax.tree.map(lambda x: x[0], meta["losses"])
+        found = step(self.task)
+        self.assert_same(step(self.task._replace(query_y=self.task.query_y[::-1])), found)
+        other = step(self.task._replace(query_x=tiny.new_task(3).query_x))
+        self.assertGreater(np.abs(other.head.weights - found.head.weights).max(), 1e-6)
 
 
 class MetricTest(FamilyTest):

@@ -1,12 +1,13 @@
 """A tiny few-shot problem in float64, and MAML's inner loop written by hand over it."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metalearn.fewshot.encoders import encode, four_conv
+from metalearn.fewshot.episodes import Episode
 from metalearn.fewshot.family import Setting, Weights
 from tests.core.problems import compiled
 
@@ -14,30 +15,25 @@ WAYS, SHOTS, QUERIES, SIZE, STEPS = 3, 2, 2, 8, 2
 ENCODER = four_conv(3, channels=1, size=SIZE, blocks=2)
 
 
-class Task(NamedTuple):
-    """The fields of an episode."""
-
-    support_x: Any
-    support_y: Any
-    query_x: Any
-    query_y: Any
-
-
 def setting(**changes: Any) -> Setting:
     return Setting(**({"encoder": ENCODER, "ways": WAYS, "steps": STEPS, "rate": 0.3} | changes))
 
 
-def new_task(seed: int = 0) -> Task:
+def new_task(seed: int = 0) -> Episode:
     draw = np.random.default_rng(seed)
     labels = [np.repeat(np.arange(WAYS), count) for count in (SHOTS, QUERIES)]
     images = [draw.normal(size=(len(of), SIZE, SIZE, 1)) + of[:, None, None, None] for of in labels]
-    return Task(images[0], labels[0], images[1], labels[1])
+    return Episode(images[0], labels[0], images[1], labels[1])
 
 
 def randomised(meta: Any, seed: int = 0, scale: float = 0.5) -> Any:
     """`meta` with normal noise on every entry, so that nothing is zero or alike by accident."""
     draw = np.random.default_rng(seed).normal
     return jax.tree.map(lambda x: np.asarray(x) + scale * draw(size=np.shape(x)), meta)
+
+
+def shifted(tree: Any, direction: Any, size: float) -> Any:
+    return jax.tree.map(lambda x, d: x + size * d, tree, direction)
 
 
 def loss(weights: Weights, x: Any, y: Any) -> jax.Array:
@@ -58,7 +54,7 @@ def rates_like(weights: Weights, rate: float, only: str = "") -> Weights:
     )
 
 
-def slow_states(weights: Weights, task: Task, rates: Weights, steps: int = STEPS) -> list[Weights]:
+def slow_states(weights: Weights, task: Episode, rates: Weights, steps: int = STEPS) -> list[Weights]:
     """The K + 1 states of weights that descend the support loss at a rate each."""
     states = [weights]
     for _ in range(steps):
@@ -67,6 +63,6 @@ def slow_states(weights: Weights, task: Task, rates: Weights, steps: int = STEPS
     return states
 
 
-def slow_value(weights: Weights, task: Task, rates: Weights) -> float:
+def slow_value(weights: Weights, task: Episode, rates: Weights) -> float:
     """Query loss of the last state."""
     return float(value_and_gradient(slow_states(weights, task, rates)[-1], task.query_x, task.query_y)[0])

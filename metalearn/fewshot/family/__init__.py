@@ -6,7 +6,7 @@ A further algorithm is a function Setting -> Algorithm and a line in ALGORITHMS.
 from collections.abc import Callable
 from typing import Any
 
-from metalearn.fewshot.family import metric, rules, starts
+from metalearn.fewshot.family import forward, losses, metric, rules, starts
 from metalearn.fewshot.family.learner import Algorithm, Setting, Weights, learner, once_per_task
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
@@ -21,6 +21,15 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "l2f": starts.l2f,
     "cavia": starts.cavia,
     "meta_sgd": rules.meta_sgd,
+    "maml_plus_plus": rules.maml_plus_plus,
+    "meta_curvature": rules.meta_curvature,
+    "alfa": rules.alfa,
+    "gap": rules.gap,
+    "approximate_gap": rules.approximate_gap,
+    "t_net": forward.t_net,
+    "mt_net": forward.mt_net,
+    "warp_grad": forward.warp_grad,
+    "metal": losses.metal,
     "prototypical": metric.prototypical,
     "nearest_centroid": metric.nearest_centroid,
 }

@@ -5,8 +5,7 @@
     params_{k+1} = params_k + rule(d inner_loss(support) / d params_k)
     J(meta)      = sum_k weight_k * cross-entropy of the query set at params_k
 
-Meta-parameters are a dict: "body" (the encoder) and "head", and what an algorithm adds. A task is an episode with the
-fields support_x [ways * shots, height, width, channels], support_y [ways * shots], query_x and query_y.
+Meta-parameters are a dict: "body" (the encoder) and "head", and what an algorithm adds.
 """
 
 import dataclasses
@@ -19,6 +18,7 @@ import optax
 
 from metalearn.core import Estimator, LearningProcess, UpdateRule, exact, gradient_process, objectives, optax_rule
 from metalearn.fewshot.encoders import NORMALISATIONS, Encoder, EncoderParams, Statistics, Tap, encode
+from metalearn.fewshot.episodes import Episode
 from metalearn.fewshot.heads import Head, accuracy, cross_entropy, init_head, logits_of
 
 Meta = dict[str, Any]
@@ -90,12 +90,12 @@ class Algorithm(NamedTuple):
     normalisation: str
 
 
-def support_features(setting: Setting, body: EncoderParams, task: Any, tap: Tap | None = None) -> jax.Array:
+def support_features(setting: Setting, body: EncoderParams, task: Episode, tap: Tap | None = None) -> jax.Array:
     """[ways * shots, width]."""
     return encode(setting.encoder, body, task.support_x, setting.statistics, tap)[0]
 
 
-def query_features(setting: Setting, body: EncoderParams, task: Any, tap: Tap | None = None) -> jax.Array:
+def query_features(setting: Setting, body: EncoderParams, task: Episode, tap: Tap | None = None) -> jax.Array:
     """[queries, width], normalised as the setting says."""
     statistics = setting.statistics
     if setting.normalisation == "support":
@@ -103,12 +103,12 @@ def query_features(setting: Setting, body: EncoderParams, task: Any, tap: Tap | 
     return encode(setting.encoder, body, task.query_x, statistics, tap)[0]
 
 
-def judged(logits: jax.Array, task: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+def judged(logits: jax.Array, task: Episode) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy and accuracy of query logits [queries, ways]."""
     return cross_entropy(logits, task.query_y), {"accuracy": accuracy(logits, task.query_y)}
 
 
-def all_weights(meta: Meta, task: Any, key: jax.Array) -> Weights:
+def all_weights(meta: Meta, task: Episode, key: jax.Array) -> Weights:
     """Every weight moves, and starts at its meta-parameter."""
     return Weights(meta["body"], meta["head"])
 
