@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from benchmarks.harness import Row, best_seconds, compile_timed, matrix_product, missing
-from metalearn.core import exact, objectives, outer_loop, shard_tasks, task_mesh
+from metalearn.core import LearningProcess, exact, objectives, outer_loop, shard_tasks, task_mesh
 from metalearn.core.inner_gradient import INNER_GRADIENTS
 from metalearn.core.outer import TASK_AXES
 from metalearn.core.unroll import MEMORIES
@@ -88,15 +88,22 @@ def program(sizes: Sizes, rung: Rung) -> Program:
     """Compiles the outer step of one rung."""
     inner_gradient, memory, task_axis, query = rung
     params, tasks = problem(sizes)
-    mesh = task_mesh(tasks=sizes.tasks)
     process = meta_learning(
         lstm(VOCABULARY, sizes.units, sizes.layers), sizes.rate, inner_gradient, PART if query == "parts" else None
     )
+    return outer_step(process, objectives.terminal(sizes.updates), params, tasks, memory, task_axis)
+
+
+def outer_step(
+    process: LearningProcess, objective: np.ndarray, meta: Any, tasks: Any, memory: str, task_axis: str
+) -> Program:
+    """Compiles the outer step of a process on a batch of tasks, leaves [tasks, ...], spread over all devices."""
+    count = len(jax.tree.leaves(tasks)[0])
+    mesh = task_mesh(tasks=count)
     # Keeps the meta-gradient as its state and moves nothing, so that every call does the same work.
     optimizer = optax.chain(optax.trace(0.0), optax.scale(0.0))
-    objective = objectives.terminal(sizes.updates)
     loop = outer_loop(process, objective, optimizer, estimator=exact, memory=memory, task_axis=task_axis, mesh=mesh)
-    state, tasks, key = loop.init(params), shard_tasks(tasks, mesh), jax.random.key(0)
+    state, tasks, key = loop.init(meta), shard_tasks(tasks, mesh), jax.random.key(0)
     compiled, seconds = compile_timed(loop.jitted.lower(state, tasks, key))
 
     def step() -> Any:
@@ -104,7 +111,7 @@ def program(sizes: Sizes, rung: Rung) -> Program:
         state, _ = compiled(state, tasks, key)
         return state.optimizer_state[0].trace
 
-    side_by_side = sizes.tasks // mesh.size if task_axis == "vmap" else 1
+    side_by_side = count // mesh.size if task_axis == "vmap" else 1
     temporary = compiled.memory_analysis().temp_size_in_bytes  # of one device
     return Program(step, seconds, temporary / side_by_side / 2**20)
 

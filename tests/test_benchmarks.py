@@ -14,7 +14,7 @@ import pytest
 import rich.console
 from absl.testing import absltest, parameterized
 
-from benchmarks import distinct_strings, first_step, harness, learning_effort, lstm_meta_gradient
+from benchmarks import distinct_strings, first_step, harness, learning_effort, lstm_meta_gradient, maml
 from benchmarks.harness import Row
 from metalearn.languages.episodes import EpisodeSettings, packed
 
@@ -165,6 +165,23 @@ class LSTMMetaGradientTest(absltest.TestCase):
                 self.assertLess(lstm_meta_gradient.relative_error(theirs, ours), 1e-5)
         halved = jax.tree.map(lambda x: x / 2, ours)
         self.assertAlmostEqual(lstm_meta_gradient.relative_error(halved, ours), 0.5, places=5)
+
+
+class MamlTest(absltest.TestCase):
+    def test_operations_by_hand(self):
+        sizes = maml.Sizes(filters=2, blocks=2, size=4, channels=1, ways=2, shots=1, queries=1, updates=1)
+        forward = 2 * (16 * 9 * 1 * 2 + 4 * 9 * 2 * 2)  # a product for each position, offset, input and output
+        self.assertEqual(sizes.operations("plain", "residuals"), (9 * 2 + 3 * 2) * forward)
+        self.assertEqual(sizes.operations("mixed", "residuals"), (11 * 2 + 3 * 2) * forward)
+
+    @pytest.mark.slow
+    def test_what_is_timed_is_the_gradient_that_pytorch_computes(self):
+        if harness.missing("torch", "bench"):
+            self.skipTest("torch is not installed")
+        sizes = maml.Sizes(filters=3, blocks=2, size=8, ways=3, shots=2, queries=2, updates=2, tasks=4, rate=0.3)
+        maml.check_peers(sizes, ("patches", "mixed", "residuals", "vmap"))
+        with self.assertRaisesRegex(ValueError, "differs from ours"):
+            maml.check_peers(sizes, ("direct", "mixed", "residuals", "vmap"), tolerance=0.0)
 
 
 class OtherBenchmarksTest(absltest.TestCase):

@@ -1,0 +1,166 @@
+"""Second-order MAML of the four-layer convolutional network, by rung of the ladder, and the same in PyTorch.
+
+Default sizes: 64 filters, images 28x28x1, 5 ways, 1 shot, 15 queries a class, 5 inner steps. What is timed is the
+library's own outer step on a batch of tasks spread over all devices. Rungs differ in how the convolution is computed,
+in how the inner gradient is differentiated, in what the unroll keeps, and in how a device works through its tasks.
+
+The limit: with K inner steps, one forward pass per step as the unit, second order costs 9 K on the support set where
+the inner step's residuals are kept and 11 K where they are recomputed, and the judgement 3 passes over the query set.
+Only the multiply-adds of convolutions are counted; normalisation and pooling move memory.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.harness import Row, best_seconds, matrix_product, missing
+from benchmarks.lstm_meta_gradient import Program, outer_step, relative_error
+from metalearn.core.inner_gradient import INNER_GRADIENTS
+from metalearn.core.outer import TASK_AXES
+from metalearn.fewshot.encoders import four_conv
+from metalearn.fewshot.episodes import Episode
+from metalearn.fewshot.family import Algorithm, Setting, algorithm
+
+NAME = "maml"
+TOLERANCE = 1e-6
+"""How far the peer's gradient may be from ours, relative to its norm, in float64. In float32, batch normalisation over
+few images turns rounding into differences of one per cent."""
+Rung = tuple[str, str, str, str]
+"""How convolutions are computed, how the inner gradient is differentiated, what the unroll keeps, and how a device
+works through its tasks."""
+RUNGS: tuple[Rung, ...] = (
+    *itertools.product(("patches",), INNER_GRADIENTS, ("residuals", "recompute"), TASK_AXES),
+    *itertools.product(("direct",), ("mixed",), ("residuals",), TASK_AXES),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the problem. queries: of each class; tasks: in a batch; rate: of the inner loop."""
+
+    filters: int = 64
+    blocks: int = 4
+    size: int = 28
+    channels: int = 1
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    updates: int = 5
+    tasks: int = 4
+    rate: float = 0.01
+
+    def forward(self) -> float:
+        """Floating-point operations of the convolutions, for one image."""
+        inputs = (self.channels, *[self.filters] * self.blocks)[: self.blocks]
+        return sum(2.0 * (self.size // 2**b) ** 2 * 9 * count * self.filters for b, count in enumerate(inputs))
+
+    def operations(self, inner_gradient: str, memory: str) -> float:
+        """Least floating-point operations of one task's meta-gradient."""
+        passes = 9 if (memory, inner_gradient) == ("residuals", "plain") else 11
+        support, query = self.ways * self.shots, self.ways * self.queries
+        return self.forward() * (passes * self.updates * support + 3 * query)
+
+
+def learner(sizes: Sizes, convolution: str, inner_gradient: str) -> Algorithm:
+    """MAML at these sizes."""
+    encoder = four_conv(sizes.filters, sizes.channels, sizes.size, blocks=sizes.blocks, convolution=convolution)
+    setting = Setting(encoder, sizes.ways, sizes.updates, sizes.rate, inner_gradient=inner_gradient)
+    return algorithm("maml", setting)
+
+
+def problem(sizes: Sizes, dtype: type = np.float32, seed: int = 0) -> tuple[Any, Episode]:
+    """Initial weights, and a batch of tasks, leaves [tasks, ...]: a random image for each class, and noise."""
+    rng = np.random.default_rng(seed)
+    shape = (sizes.size, sizes.size, sizes.channels)
+    classes = rng.normal(size=(sizes.tasks, sizes.ways, 1, *shape))
+
+    def images(count: int) -> tuple[Any, Any]:
+        x = classes + rng.normal(size=(sizes.tasks, sizes.ways, count, *shape))
+        y = np.tile(np.repeat(np.arange(sizes.ways, dtype=np.int32), count), (sizes.tasks, 1))
+        return x.reshape(sizes.tasks, -1, *shape).astype(dtype), y
+
+    meta = learner(sizes, "patches", "mixed").init(jax.random.key(seed))
+    return jax.tree.map(lambda x: np.asarray(x, dtype), meta), Episode(*images(sizes.shots), *images(sizes.queries))
+
+
+def program(sizes: Sizes, rung: Rung, dtype: type = np.float32) -> Program:
+    """Compiles the outer step of one rung."""
+    convolution, inner_gradient, memory, task_axis = rung
+    of = learner(sizes, convolution, inner_gradient)
+    assert isinstance(of.objective, np.ndarray)
+    return outer_step(of.process, of.objective, *problem(sizes, dtype), memory, task_axis)
+
+
+def rows(sizes: Sizes | None = None, rounds: int = 5) -> Iterator[Row]:
+    """Every rung, then the fastest against the limit and PyTorch."""
+    sizes = sizes or Sizes()
+    product, product_operations = matrix_product()
+    programs: dict[Rung, Program] = {}
+    seconds: dict[Rung, float] = {}
+
+    def row(name: str, rung: Rung, times: dict[str, float], ratio: float | None = None, note: str = "") -> Row:
+        limit = sizes.tasks * sizes.operations(*rung[1:3]) * times["product"] / product_operations
+        return Row(
+            f"{NAME}/{name}",
+            times["ours"] / sizes.tasks,
+            "s/task",
+            share_of_limit=limit / times["ours"],
+            ratio_to_peer=ratio,
+            peak_memory_mib=programs[rung].memory_mib,
+            compile_seconds=programs[rung].compile_seconds,
+            note=note,
+        )
+
+    for rung in RUNGS:
+        programs[rung] = program(sizes, rung)
+        times = best_seconds({"ours": programs[rung].step, "product": product}, max(rounds // 2, 1))
+        seconds[rung] = times["ours"]
+        yield row(" ".join(rung), rung, times)
+
+    best = min(seconds, key=seconds.__getitem__)
+    peers, note = _peers(sizes, best)
+    times = best_seconds({"ours": programs[best].step, "product": product, **peers}, rounds)
+    for name in peers:
+        yield Row(f"{NAME}/{name}", times[name] / sizes.tasks, "s/task")
+    if not peers:
+        yield Row(f"{NAME}/pytorch", None, "s/task", note=note)
+    ratio = min(times[name] for name in peers) / times["ours"] if peers else None
+    yield row("best", best, times, ratio, f"{' '.join(best)}; {note}")
+
+
+def _peers(sizes: Sizes, rung: Rung) -> tuple[dict[str, Callable[[], Any]], str]:
+    """The same meta-gradients in PyTorch, checked to be the same, by name; and a note on what the ratio is to."""
+    absent = missing("torch", "bench")
+    if absent:
+        return {}, absent
+    from benchmarks import maml_torch as peer
+
+    check_peers(dataclasses.replace(sizes, tasks=1), rung)
+    calls = {
+        f"pytorch {name}": peer.meta_gradient(variant, *problem(sizes), sizes.rate, sizes.updates)
+        for name, variant in peer.VARIANTS.items()
+    }
+    return calls, "peer: the fastest PyTorch variant"
+
+
+def check_peers(sizes: Sizes, rung: Rung, tolerance: float = TOLERANCE) -> None:
+    """Compares meta-gradients in float64.
+
+    Raises:
+        ValueError: a variant of the peer computes something else.
+    """
+    from benchmarks import maml_torch as peer
+
+    with jax.enable_x64(True):
+        ours = program(sizes, rung, np.float64).step()
+        reference = jax.tree.map(np.asarray, ours)
+        double = problem(sizes, np.float64)
+    for name, variant in peer.VARIANTS.items():
+        theirs = peer.meta_gradient(variant, *double, sizes.rate, sizes.updates)()
+        error = relative_error(theirs, reference)
+        if not error <= tolerance:
+            raise ValueError(f"pytorch {name} differs from ours by {error:.1e} of its norm, more than {tolerance:.0e}")
