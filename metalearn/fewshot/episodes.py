@@ -109,9 +109,8 @@ def sample(key: jax.Array, images: ImageSet, settings: EpisodeSettings, preparat
         images: see `on_device`.
         settings, preparation: static; equal ones share a compiled program.
     """
-    draw, rest = jax.random.split(key)
-    rows, turns = draw_rows(draw, images.members, settings)
-    return assemble(rest, images.images[rows], turns, settings, preparation)
+    rows, turns = draw_rows(key, images.members, settings)
+    return assemble(key, images.images[rows], turns, settings, preparation)
 
 
 @functools.partial(jax.jit, static_argnames=("batch", "preparation"))
@@ -164,12 +163,8 @@ class EpisodeBatches:
         self._key, self._tasks = key, tasks
         if streamed:
             members = jnp.asarray(members_of(split))
-            draw = jax.jit(jax.vmap(lambda key: draw_rows(jax.random.split(key)[0], members, settings)))
-            finish = jax.jit(
-                jax.vmap(
-                    lambda key, images, turns: assemble(jax.random.split(key)[1], images, turns, settings, preparation)
-                )
-            )
+            draw = jax.jit(jax.vmap(lambda key: draw_rows(key, members, settings)))
+            finish = jax.jit(jax.vmap(lambda key, images, turns: assemble(key, images, turns, settings, preparation)))
 
             def batch(keys):
                 rows, turns = draw(keys)
@@ -197,30 +192,41 @@ def draw_rows(key: jax.Array, members: jax.Array, settings: EpisodeSettings) -> 
     """Which images make an episode.
 
     Args:
+        key: of the episode.
         members: int32 [classes, most], see `ImageSet`.
 
     Returns:
         rows: [ways, shots + queries] int32, all different; turns: [ways], by how many right angles to turn the images.
     """
-    classes, images = jax.random.split(key)
-    turned = 4 if settings.rotations else 1
-    chosen = jax.random.choice(classes, len(members) * turned, (settings.ways,), replace=False)
-    turns, chosen = jnp.divmod(chosen, len(members))
+    draw, _ = jax.random.split(key)
+    (classes, most), turned = members.shape, 4 if settings.rotations else 1
+    # Of independent scores, the places of the largest are a sample without replacement, in random order. All are
+    # drawn at once, as drawing dominates the time of compilation.
+    scores = jax.random.bits(draw, (classes * turned + settings.ways * most,), jnp.uint32) >> 1
+    of_classes, of_images = jnp.split(scores.astype(jnp.int32), [classes * turned])
+    _, chosen = jax.lax.top_k(of_classes, settings.ways)
+    turns, chosen = jnp.divmod(chosen, classes)
     candidates = members[chosen]
-    # The largest of independent scores are a sample without replacement, in random order.
-    scores = jnp.where(candidates >= 0, jax.random.uniform(images, candidates.shape), -1)
-    _, picked = jax.lax.top_k(scores, settings.shots + settings.queries)
+    _, picked = jax.lax.top_k(
+        jnp.where(candidates >= 0, of_images.reshape(candidates.shape), -1), settings.shots + settings.queries
+    )
     return jnp.take_along_axis(candidates, picked, 1), turns
 
 
 def assemble(
     key: jax.Array, images: jax.Array, turns: jax.Array, settings: EpisodeSettings, preparation: Preparation
 ) -> Episode:
-    """The episode of drawn images: uint8 [ways, shots + queries, height, width, channels]; turns: [ways]."""
+    """The episode of the images that were drawn.
+
+    Args:
+        key: of the episode, as for `draw_rows`.
+        images: uint8 [ways, shots + queries, height, width, channels]. turns: [ways].
+    """
+    _, changes = jax.random.split(key)
     if settings.rotations:
         images = jax.vmap(_turned)(images, turns)
     flat = images.reshape(-1, *images.shape[2:])
-    prepared = preparation(key, flat)
+    prepared = preparation(changes, flat)
     prepared = prepared.reshape(*images.shape[:2], *prepared.shape[1:])
 
     def part(x):

@@ -49,7 +49,7 @@ class Preparation:
         """The prepared images.
 
         Args:
-            key: each image i is changed by split(key, images)[i].
+            key: typed key; every image gets random numbers of its own.
             images: uint8 [images, height, width, channels].
 
         Returns:
@@ -62,20 +62,21 @@ class Preparation:
             raise ValueError(f"mean={self.mean} is for {len(self.mean)} channels; the images have {images.shape[-1]}")
         images = images.astype(jnp.float32) / 255
         if self.crop != "none" or self.flip or self.jitter:
-            images = jax.vmap(self._changed)(jax.random.split(key, len(images)), images)
+            # One draw for everything, as each further one costs a second of compilation.
+            images = jax.vmap(self._changed)(jax.random.uniform(key, (len(images), 8)), images)
         if self.mean:
             images = (images - jnp.array(self.mean, jnp.float32)) / jnp.array(self.deviation, jnp.float32)
         return images
 
-    def _changed(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        crop, flip, colour = jax.random.split(key, 3)
+    def _changed(self, numbers: jax.Array, image: jax.Array) -> jax.Array:
+        place, part, mirrored, colours = numbers[:2], numbers[2:4], numbers[4], numbers[5:]
         if self.crop == "padded":
-            image = _moved(crop, image, self.padding)
+            image = _moved(place, image, self.padding)
         elif self.crop == "resized":
-            image = _resized_crop(crop, image)
+            image = _resized_crop(place, part, image)
         if self.flip:
-            image = jnp.where(jax.random.bernoulli(flip), image[:, ::-1], image)
-        return _jittered(colour, image, self.jitter) if self.jitter else image
+            image = jnp.where(mirrored < 0.5, image[:, ::-1], image)
+        return _jittered(1 + self.jitter * (2 * colours - 1), image) if self.jitter else image
 
 
 _IMAGENET = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -98,27 +99,27 @@ def augmented(preparation: Preparation) -> Preparation:
     return dataclasses.replace(preparation, crop="resized", padding=0, flip=True, jitter=0.4)
 
 
-def _moved(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
+def _moved(place: jax.Array, image: jax.Array, padding: int) -> jax.Array:
+    """place: [2] uniform in 0 .. 1."""
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    top, left = jnp.floor(place * (2 * padding + 1)).astype(jnp.int32)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def _resized_crop(key: jax.Array, image: jax.Array) -> jax.Array:
-    area, ratio, place = jax.random.split(key, 3)
-    log_ratio = jax.random.uniform(ratio, minval=math.log(_RATIO[0]), maxval=math.log(_RATIO[1]))
-    root = jnp.sqrt(jax.random.uniform(area, minval=_AREA[0], maxval=_AREA[1]))
+def _resized_crop(place: jax.Array, part: jax.Array, image: jax.Array) -> jax.Array:
+    """place, part: [2] uniform in 0 .. 1."""
+    area = _AREA[0] + (_AREA[1] - _AREA[0]) * part[0]
+    log_ratio = math.log(_RATIO[0]) + (math.log(_RATIO[1]) - math.log(_RATIO[0])) * part[1]
     # Shares of height and width. A part that does not fit is cut, where the published code draws again.
-    part = jnp.minimum(root * jnp.exp(jnp.array([-0.5, 0.5]) * log_ratio), 1)
-    size = jnp.array(image.shape[:2], jnp.float32)
-    start = jax.random.uniform(place, (2,)) * (1 - part) * size
-    resampled = jax.image.scale_and_translate(image, image.shape, (0, 1), 1 / part, -start / part, method="linear")
+    share = jnp.minimum(jnp.sqrt(area) * jnp.exp(jnp.array([-0.5, 0.5]) * log_ratio), 1)
+    start = place * (1 - share) * jnp.array(image.shape[:2], jnp.float32)
+    resampled = jax.image.scale_and_translate(image, image.shape, (0, 1), 1 / share, -start / share, method="linear")
     return jnp.clip(resampled, 0, 1)
 
 
-def _jittered(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
-    """Brightness, then contrast, then saturation (which grey images have not)."""
-    brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - jitter, maxval=1 + jitter)
+def _jittered(factors: jax.Array, image: jax.Array) -> jax.Array:
+    """Changes brightness, then contrast, then saturation (which grey images have not) by [3] factors."""
+    brightness, contrast, saturation = factors
     image = jnp.clip(brightness * image, 0, 1)
     grey = _grey(image).mean()
     image = jnp.clip(grey + contrast * (image - grey), 0, 1)
