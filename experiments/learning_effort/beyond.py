@@ -206,7 +206,7 @@ def _hedge_panel(axes: Axes, outcome: Outcome) -> None:
     panels.family(axes, first, first.points["switch"], sizes, "time of the switch, known")
     assert outcome.further is not None
     axes.plot(outcome.n, outcome.further["hedged gains"][0], color="black", linewidth=2.0, label="hedged")
-    axes.set(ylabel="RMS of gains", title="Control")
+    axes.set(ylabel="RMS of gains", title="Control", ylim=(0, 1.2 * sizes.max()))  # room for the legend
     axes.legend()
 
 
