@@ -76,7 +76,9 @@ def _summary(title: str, outcome: studies.Outcome) -> str:
     values = {which: getattr(outcome, which).value for which in ("baseline", "control")}
     means = ", ".join(f"{which} {value.mean():.6g}" for which, value in values.items())
     searched = f"at most {outcome.iterations.max()} iterations, residual at most {outcome.residual.max():.2g}"
-    return f"{title} ({outcome.data}), {len(outcome.residual)} lanes\nV, mean over lanes: {means}\nsearch: {searched}\n"
+    count = len(outcome.residual)
+    solved = "1 optimisation" if count == 1 else f"{count} optimisations (initial weights and points of a sweep)"
+    return f"{title} ({outcome.data}): {solved}\nV{' on average' if count > 1 else ''}: {means}\nsearch: {searched}\n"
 
 
 def main(name: str, settings: Any, workdir: pathlib.Path, dry_run: bool) -> None:
