@@ -13,7 +13,11 @@ CONVOLUTIONS = ("patches", "direct")
 
 
 def default_convolution() -> str:
-    """The faster way on the backend in use: "patches" on CPU (measured, see benchmarks/maml.py), else "direct"."""
+    """What is taken to be the faster way on the backend in use: "patches" on CPU, else "direct".
+
+    Inside the loops and under the vmap of meta-learning XLA's own convolution is slow on a CPU; benchmarks/maml.py has a
+    row for each. On a GPU or TPU nothing has been timed yet.
+    """
     return "patches" if jax.default_backend() == "cpu" else "direct"
 
 
