@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.effort.controls import Signal
+from metalearn.effort.moments import Moments, checked
 from metalearn.effort.system import Plan, Problem, Scenario, process, trajectory, value
 
 
@@ -43,8 +44,13 @@ def account(problem: Problem, plan: Plan, scenario: Scenario) -> Account:
     """The account of `plan`.
 
     Raises:
+        ValueError: the scenario's moments are those of no data; see `moments.checked`.
         FloatingPointError: the trajectory diverges; names the first state that is not finite and a dt at which it is.
     """
+    if isinstance(scenario.task, Moments):
+        turns = [None] if jnp.ndim(scenario.task.x) == 1 else range(len(scenario.task.x))
+        for turn in turns:
+            checked(scenario.task if turn is None else Moments(*(leaf[turn] for leaf in scenario.task)), tolerance=1e-5)
     result = jax.jit(lambda plan, scenario: _account(problem, plan, scenario))(plan, scenario)
     bad = np.flatnonzero(~np.isfinite(np.asarray(result.loss)))
     if bad.size:

@@ -15,8 +15,8 @@ CONVOLUTIONS = ("patches", "direct")
 def default_convolution() -> str:
     """What is taken to be the faster way on the backend in use: "patches" on CPU, else "direct".
 
-    Inside the loops and under the vmap of meta-learning XLA's own convolution is slow on a CPU; benchmarks/maml.py has a
-    row for each. On a GPU or TPU nothing has been timed yet.
+    Inside the loops and under the vmap of meta-learning XLA's own convolution is slow on a CPU; benchmarks/maml.py has
+    a row for each. On a GPU or TPU nothing has been timed yet.
     """
     return "patches" if jax.default_backend() == "cpu" else "direct"
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from metalearn.effort import controls, networks
+from metalearn.effort import controls, moments, networks
 from metalearn.effort.account import account
 from metalearn.effort.system import Plan, Problem, Scenario, controlled, trajectory, value
 from tests.effort.problems import (
@@ -120,6 +120,28 @@ class AccountTest(InDoublePrecision):
         final = trajectory(problem, plan, Scenario(TASK_A)).final.weights
         for seen, expected in zip(told.weights, final, strict=True):
             np.testing.assert_allclose(seen[-1], expected, rtol=1e-12)
+
+
+class BadMomentsTest(InDoublePrecision):
+    @parameterized.parameters(
+        ({"xx": np.array([[1.0, 0.5, 0], [0.1, 1, 0], [0, 0, 1]])}, "moments.xx is not symmetric"),
+        ({"yy": 0.1 * np.eye(2)}, "no data have these moments"),
+        ({"xy": np.zeros((2, 3))}, r"moments.xy has shape \(2, 3\)"),
+    )
+    def test_moments_of_no_data_are_refused(self, wrong, message):
+        control = CASES["gain"].control()
+        problem = Problem(controlled(networks.linear((3, 4, 2)), control), control.cost, STEPS, DT)
+        plan = Plan(WEIGHTS, any_signal(control, 0, STEPS))
+        bad = moments.Moments(*TASK_A)._replace(**wrong)
+        with self.assertRaisesRegex(ValueError, message):
+            account(problem, plan, Scenario(bad))
+
+    def test_so_is_the_second_of_two_tasks(self):
+        control = CASES["gain"].control()
+        problem = Problem(controlled(networks.linear((3, 4, 2)), control), control.cost, STEPS, DT)
+        both = together(TASK_A, moments.Moments(*TASK_B)._replace(yy=0.1 * np.eye(2)))
+        with self.assertRaisesRegex(ValueError, "no data have these moments"):
+            account(problem, Plan(WEIGHTS, any_signal(control, 0, STEPS)), Scenario(both, TURN))
 
 
 class DivergenceTest(InDoublePrecision):
