@@ -21,7 +21,7 @@ A, B, C = range(FIRST_SYMBOL, FIRST_SYMBOL + 3)
 
 
 def literally(probabilities, valid):
-    """Precision, recall and F1 of one position as section 1.3 of the fact sheet words them. Probabilities [V]."""
+    """Precision, recall and F1 of one position as they are defined. Probabilities [V]."""
     allowed = [x for x in range(len(valid)) if valid[x]]
     bad = sum(float(probabilities[x]) for x in range(len(valid)) if not valid[x])
     precision = sum(float(probabilities[x]) for x in allowed)
