@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from benchmarks.harness import Row, best_seconds, compile_timed, missing
+from benchmarks.ladder import relative_error
 from metalearn.effort import controls, datasets, networks
 from metalearn.effort.moments import Moments
 from metalearn.effort.optimise import ascend, quasi_newton
@@ -167,8 +168,7 @@ def _peer(task: Moments, steps: int, rounds: int) -> Iterator[Row]:
     ours = Iteration(TASK_A, task, steps)
     theirs = torch_peer.iteration(task, weights, steps, DT, DECAY, BETA, 0.99)
     reference, found = ours.call()[1], theirs()
-    flat = lambda leaves: np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
-    error = np.linalg.norm(flat(found) - flat(reference)) / np.linalg.norm(flat(reference))
+    error = relative_error(found, list(reference))
     if not error <= TOLERANCE:
         raise ValueError(f"PyTorch's gradient differs from ours by {error:.1e} of its norm")
     times = best_seconds({"ours": ours.call, "peer": theirs}, rounds)

@@ -4,9 +4,7 @@ Default sizes: 64 filters, images 28x28x1, 5 ways, 1 shot, 15 queries a class, 5
 library's own outer step on a batch of tasks spread over all devices. Rungs differ in how the convolution is computed,
 in how the inner gradient is differentiated, in what the unroll keeps, and in how a device works through its tasks.
 
-The limit: with K inner steps, one forward pass per step as the unit, second order costs 9 K on the support set where
-the inner step's residuals are kept and 11 K where they are recomputed, and the judgement 3 passes over the query set.
-Only the multiply-adds of convolutions are counted; normalisation and pooling move memory.
+For the limit (see ladder.py) only the multiply-adds of convolutions are counted; normalisation and pooling move memory.
 """
 
 import dataclasses
@@ -17,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.harness import Row, best_seconds, matrix_product, missing
-from benchmarks.lstm_meta_gradient import Program, outer_step, relative_error
+from benchmarks import ladder
+from benchmarks.harness import Row, missing
 from metalearn.core.inner_gradient import INNER_GRADIENTS
 from metalearn.core.outer import TASK_AXES
 from metalearn.fewshot.encoders import four_conv
@@ -29,7 +27,7 @@ NAME = "maml"
 TOLERANCE = 1e-6
 """How far the peer's gradient may be from ours, relative to its norm, in float64. In float32, batch normalisation over
 few images turns rounding into differences of one per cent."""
-Rung = tuple[str, str, str, str]
+Rung = ladder.Rung
 """How convolutions are computed, how the inner gradient is differentiated, what the unroll keeps, and how a device
 works through its tasks."""
 RUNGS: tuple[Rung, ...] = (
@@ -60,9 +58,8 @@ class Sizes:
 
     def operations(self, inner_gradient: str, memory: str) -> float:
         """Least floating-point operations of one task's meta-gradient."""
-        passes = 9 if (memory, inner_gradient) == ("residuals", "plain") else 11
         support, query = self.ways * self.shots, self.ways * self.queries
-        return self.forward() * (passes * self.updates * support + 3 * query)
+        return self.forward() * ladder.passes(inner_gradient, memory, self.updates, support, query)
 
 
 def learner(sizes: Sizes, convolution: str, inner_gradient: str) -> Algorithm:
@@ -87,49 +84,26 @@ def problem(sizes: Sizes, dtype: type = np.float32, seed: int = 0) -> tuple[Any,
     return jax.tree.map(lambda x: np.asarray(x, dtype), meta), Episode(*images(sizes.shots), *images(sizes.queries))
 
 
-def program(sizes: Sizes, rung: Rung, dtype: type = np.float32) -> Program:
+def program(sizes: Sizes, rung: Rung, dtype: type = np.float32) -> ladder.Program:
     """Compiles the outer step of one rung."""
     convolution, inner_gradient, memory, task_axis = rung
     of = learner(sizes, convolution, inner_gradient)
     assert isinstance(of.objective, np.ndarray)
-    return outer_step(of.process, of.objective, *problem(sizes, dtype), memory, task_axis)
+    return ladder.outer_step(of.process, of.objective, *problem(sizes, dtype), memory, task_axis)
 
 
 def rows(sizes: Sizes | None = None, rounds: int = 5) -> Iterator[Row]:
     """Every rung, then the fastest against the limit and PyTorch."""
     sizes = sizes or Sizes()
-    product, product_operations = matrix_product()
-    programs: dict[Rung, Program] = {}
-    seconds: dict[Rung, float] = {}
-
-    def row(name: str, rung: Rung, times: dict[str, float], ratio: float | None = None, note: str = "") -> Row:
-        limit = sizes.tasks * sizes.operations(*rung[1:3]) * times["product"] / product_operations
-        return Row(
-            f"{NAME}/{name}",
-            times["ours"] / sizes.tasks,
-            "s/task",
-            share_of_limit=limit / times["ours"],
-            ratio_to_peer=ratio,
-            peak_memory_mib=programs[rung].memory_mib,
-            compile_seconds=programs[rung].compile_seconds,
-            note=note,
-        )
-
-    for rung in RUNGS:
-        programs[rung] = program(sizes, rung)
-        times = best_seconds({"ours": programs[rung].step, "product": product}, max(rounds // 2, 1))
-        seconds[rung] = times["ours"]
-        yield row(" ".join(rung), rung, times)
-
-    best = min(seconds, key=seconds.__getitem__)
-    peers, note = _peers(sizes, best)
-    times = best_seconds({"ours": programs[best].step, "product": product, **peers}, rounds)
-    for name in peers:
-        yield Row(f"{NAME}/{name}", times[name] / sizes.tasks, "s/task")
-    if not peers:
-        yield Row(f"{NAME}/pytorch", None, "s/task", note=note)
-    ratio = min(times[name] for name in peers) / times["ours"] if peers else None
-    yield row("best", best, times, ratio, f"{' '.join(best)}; {note}")
+    yield from ladder.climb(
+        NAME,
+        RUNGS,
+        sizes.tasks,
+        lambda rung: program(sizes, rung),
+        lambda rung: sizes.operations(*rung[1:3]),
+        lambda rung, fastest: _peers(sizes, rung),
+        rounds,
+    )
 
 
 def _peers(sizes: Sizes, rung: Rung) -> tuple[dict[str, Callable[[], Any]], str]:
@@ -161,6 +135,6 @@ def check_peers(sizes: Sizes, rung: Rung, tolerance: float = TOLERANCE) -> None:
         double = problem(sizes, np.float64)
     for name, variant in peer.VARIANTS.items():
         theirs = peer.meta_gradient(variant, *double, sizes.rate, sizes.updates)()
-        error = relative_error(theirs, reference)
+        error = ladder.relative_error(theirs, reference)
         if not error <= tolerance:
             raise ValueError(f"pytorch {name} differs from ours by {error:.1e} of its norm, more than {tolerance:.0e}")

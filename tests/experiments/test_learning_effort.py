@@ -261,7 +261,7 @@ class RunTest(CompiledOnce):
     def check(self, name):
         settings = EXPERIMENTS[name].presets["smoke"]
         result, printed = quietly(lambda: run(name, settings, self.folder / name))
-        self.assertIn("V, mean over lanes", printed)
+        self.assertIn("V on average: baseline", printed)
         self.assertTrue(np.isfinite(np.array(result["value"]["control"], float)).all())
         (path,) = (self.folder / name / "figures").iterdir()
         pixels = matplotlib.image.imread(path)
