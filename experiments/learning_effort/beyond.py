@@ -150,7 +150,7 @@ def hedged(settings: Uncertain) -> dict[str, np.ndarray]:
     count = len(settings.times)
     one = jax.tree.map(jnp.asarray, study.scenario.task)
     each = Scenario(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), one), turns)
-    middle = study.scenario._replace(turn=turns[count // 2])
+    middle = dataclasses.replace(study.scenario, turn=turns[count // 2])
     alike = np.full(count, 1 / count)
 
     @jax.jit

@@ -1,6 +1,5 @@
 """What a run takes, from shapes alone."""
 
-import operator
 from typing import Any
 
 import jax
@@ -29,9 +28,7 @@ def describe(experiment: Experiment, settings: Any) -> str:
         learner = study.problem.system
         return learner.flow(weights, signal, task), learner.loss(weights, signal, task), study.problem.cost(signal)
 
-    task = study.scenario.task
-    if study.scenario.turn is not None:
-        task = jax.tree.map(operator.itemgetter(0), task)
+    task = study.scenario.in_force(0)
     at_once = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), plan.signal)
     analysis = jax.jit(step).lower(plan.weights, at_once).cost_analysis()
     flop = 4 * steps * (analysis or {}).get("flops", np.nan)  # a gradient takes about four times the forward pass

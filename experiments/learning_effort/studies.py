@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 
 from experiments.learning_effort.settings import Settings
 from metalearn.effort import controls, optimise, sampled, system
-from metalearn.effort.account import account, states
+from metalearn.effort.account import account, course
 from metalearn.effort.controls import Control, Signal
 from metalearn.effort.datasets import Dataset
 from metalearn.effort.networks import Network, Weights
@@ -109,7 +109,7 @@ def study_of(
     )
     # Moments of stored examples are in float64; everything else in what JAX computes in.
     scenario = scenario or Scenario(dataset.moments)
-    scenario = scenario._replace(task=jax.tree.map(lambda leaf: jnp.asarray(leaf, float), scenario.task))
+    scenario = dataclasses.replace(scenario, task=jax.tree.map(lambda leaf: jnp.asarray(leaf, float), scenario.task))
     return Study(
         data=dataset.name,
         init=network.init,
@@ -398,19 +398,16 @@ def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum]
 def _both(study_at, chosen, lane: _Lanes) -> dict[str, Series]:
     study = study_at(lane.points)
     problem = study.judged
-    everywhere = dataclasses.replace(problem, gamma=1.0, horizon=None)  # states that do not count have no loss
 
-    def series(plan, costs):
-        ran = system.trajectory(everywhere, plan, study.scenario)
-        loss, cost = ran.metrics["loss"], costs * ran.metrics["cost"]
-        reward = -problem.reward * loss - cost
-        weights = states(problem, plan, study.scenario)
-        measures = jax.vmap(study.measures)(weights, plan.signal)
-        return Series(loss, cost, reward, problem.discounts() @ reward, measures)
+    def series(problem, plan):
+        ran = course(problem, plan, study.scenario)
+        measures = jax.vmap(study.measures)(ran.weights, plan.signal)
+        return Series(ran.loss, ran.cost, ran.reward, problem.discounts() @ ran.reward, measures)
 
+    free = dataclasses.replace(problem, cost=lambda signal: jnp.zeros(()))
     return {
-        "control": series(study.plan(chosen, lane.weights), 1.0),
-        "baseline": series(study.neutral(lane.weights), 0.0),
+        "control": series(problem, study.plan(chosen, lane.weights)),
+        "baseline": series(free, study.neutral(lane.weights)),
     }
 
 

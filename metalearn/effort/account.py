@@ -58,49 +58,51 @@ def account(problem: Problem, plan: Plan, scenario: Scenario) -> Account:
     return result
 
 
-def states(problem: Problem, plan: Plan, scenario: Scenario) -> Any:
-    """Weights of all T states, leaves [T, ...]."""
+class Course(NamedTuple):
+    """All T states of a trajectory, those that the value does not count included; see `Account`."""
+
+    weights: Any
+    loss: jax.Array
+    cost: jax.Array
+    reward: jax.Array
+
+
+def course(problem: Problem, plan: Plan, scenario: Scenario) -> Course:
+    """The states that `plan` leads through. A pure function: jit and vmap apply."""
     learning = process(problem)
-    key = jax.random.key(0)
+    key = jax.random.key(0)  # averaged dynamics draw nothing
     first = learning.init(plan, scenario, key)
     rows = learning.inputs(plan, scenario, key)
 
     def step(state, row):
         state = learning.step(plan, state, row, scenario)
-        return state, state.weights
+        return state, state
 
     _, later = jax.lax.scan(step, first, jax.tree.map(lambda x: x[:-1], rows), problem.steps - 1)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first.weights, later)
+    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+    net, metrics = jax.vmap(lambda state, row: learning.loss(plan, state, row, scenario))(states, rows)
+    return Course(states.weights, metrics["loss"], metrics["cost"], -net)
 
 
 def _account(problem: Problem, plan: Plan, scenario: Scenario) -> Account:
-    weights = states(problem, plan, scenario)
+    ran = course(problem, plan, scenario)
 
-    # Not read off the trajectory, which leaves out the losses of states that a small gamma discounts to nothing.
     def present(weights, signal, turn):
-        task = scenario.task if turn is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[turn], scenario.task)
+        task = scenario.in_force(turn)
+        return -problem.reward * problem.system.loss(weights, signal, task) - problem.cost(signal)
 
-        def net(signal):
-            loss, cost = problem.system.loss(weights, signal, task), problem.cost(signal)
-            return -problem.reward * loss - cost, (loss, cost)
-
-        return jax.value_and_grad(net, has_aux=True)(signal)
-
-    (reward, (loss, cost)), immediate = jax.vmap(present, (0, 0, None if scenario.turn is None else 0))(
-        weights, plan.signal, scenario.turn
+    immediate = jax.vmap(jax.grad(present, 1), (0, 0, None if scenario.turn is None else 0))(
+        ran.weights, plan.signal, scenario.turn
     )
-    discounts = jnp.asarray(problem.discounts(), loss.dtype)
+    discounts = jnp.asarray(problem.discounts(), ran.loss.dtype)
     slope = jax.grad(lambda signal: value(problem, plan._replace(signal=signal), scenario))(plan.signal)
     rate = lambda leaf: leaf / discounts.reshape(-1, *[1] * (leaf.ndim - 1))
     return Account(
         time=jnp.arange(problem.steps) * problem.dt,
-        loss=loss,
-        cost=cost,
-        reward=reward,
-        earned=jnp.cumsum(discounts * reward),
+        earned=jnp.cumsum(discounts * ran.reward),
         marginal=jax.tree.map(rate, slope),
         immediate=immediate,
-        weights=weights,
+        **ran._asdict(),
     )
 
 
@@ -114,7 +116,7 @@ def _diagnosis(problem: Problem, plan: Plan, scenario: Scenario, first: int) -> 
         shorter = dataclasses.replace(problem, dt=problem.dt / finer, steps=first * finer + 1, gamma=1.0)
         longer = lambda x, finer=finer: jnp.repeat(x[: first + 1], finer, 0)[: first * finer + 1]
         signal, turn = jax.tree.map(longer, (plan.signal, scenario.turn))
-        ran = trajectory(shorter, plan._replace(signal=signal), scenario._replace(turn=turn))
+        ran = trajectory(shorter, plan._replace(signal=signal), dataclasses.replace(scenario, turn=turn))
         loss = float(ran.metrics["loss"][-1])
         # Steps still too long may be finite by then, but they do not agree with those of a quarter of their length.
         if abs(loss - coarser) <= 0.1 * abs(loss):

@@ -105,8 +105,7 @@ def example_loss(
 
     def loss(weights, signal, task):
         errors = _errors(network, control.weights(weights, signal), *task)
-        penalty = 0.5 * decay * sum(jnp.sum(w**2) for w in jax.tree.leaves(weights))
-        return 0.5 * jnp.sum(jnp.mean(errors**2, 0)) + 0.5 * errors.shape[1] * noise**2 + penalty
+        return 0.5 * jnp.sum(jnp.mean(errors**2, 0)) + system.penalty(weights, errors.shape[1], decay, noise)
 
     return loss
 

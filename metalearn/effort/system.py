@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metalearn.core import LearningProcess, Trajectory, objectives, unroll
 from metalearn.effort.controls import Control, Signal
@@ -67,10 +68,14 @@ def controlled(network: Network, control: Control, decay: Any = 0.0, noise: Any 
     def loss(weights, signal, task):
         moments = control.judged(task)
         data = network.loss(control.weights(weights, signal), moments, jnp.ones(()))
-        outputs = moments.yy.shape[-1]
-        return data + 0.5 * outputs * noise**2 + 0.5 * decay * sum(jnp.sum(w**2) for w in jax.tree.leaves(weights))
+        return data + penalty(weights, moments.yy.shape[-1], decay, noise)
 
     return System(network.init, flow, loss)
+
+
+def penalty(weights: Weights, outputs: int, decay: Any, noise: Any) -> Any:
+    """What the loss has besides that of the data: lambda/2 |W|^2 + O sigma_xi^2 / 2, a scalar."""
+    return 0.5 * decay * sum(jnp.sum(w**2) for w in jax.tree.leaves(weights)) + 0.5 * outputs * noise**2
 
 
 class Plan(NamedTuple):
@@ -80,15 +85,38 @@ class Plan(NamedTuple):
     signal: Signal
 
 
-class Scenario(NamedTuple):
-    """What the learner lives through.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """What the learner lives through; a pytree.
 
     task: what the system takes as its task (Moments); where tasks take turns, leaves [tasks, ...].
     turn: [steps] int32, the number of the task in force at each step; None: there is but one task.
+
+    Raises:
+        ValueError: a turn [steps] (where it is concrete) that is not the number of a task.
     """
 
     task: Any
     turn: jax.Array | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the turns, as JAX would take the nearest task for a number that is out of range."""
+        turn = self.turn
+        if not isinstance(turn, np.ndarray | jax.Array) or isinstance(turn, jax.core.Tracer) or turn.ndim != 1:
+            return  # several scenarios in one, or what JAX puts in place of an array
+        numbers = np.asarray(turn)
+        for leaf in jax.tree.leaves(self.task):
+            tasks = np.shape(leaf)[0] if np.ndim(leaf) else 0
+            if not ((numbers >= 0) & (numbers < tasks)).all():
+                raise ValueError(
+                    f"turn has entries in {numbers.min()} .. {numbers.max()}, but a leaf of task has shape {np.shape(leaf)}: "
+                    "turns number its leading axis, from 0"
+                )
+
+    def in_force(self, turn: Any) -> Any:
+        """The task whose number is `turn`, an entry of self.turn; the only one where tasks take no turns."""
+        return self.task if self.turn is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[turn], self.task)
 
 
 def taking_turns(steps: int, every: int, tasks: int = 2) -> jax.Array:
@@ -177,11 +205,8 @@ def process(problem: Problem) -> LearningProcess:
                     )
         return _Row(meta.signal, task.turn)
 
-    def in_force(task: Scenario, row: _Row):
-        return task.task if row.turn is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[row.turn], task.task)
-
     def step(meta, state, row, task):
-        velocity = system.flow(state.weights, row.signal, in_force(task, row))
+        velocity = system.flow(state.weights, row.signal, task.in_force(row.turn))
         if not plain:
             velocity = jax.tree.map(lambda v, f: problem.momentum * v + f, state.velocity, velocity)
         weights = jax.tree.map(lambda w, v: w + problem.dt * v, state.weights, velocity)
@@ -189,7 +214,7 @@ def process(problem: Problem) -> LearningProcess:
 
     def loss(meta, state, row, task):
         row = row or _Row(meta.signal, None)  # nothing varies along time, so the core shows losses no input
-        expected = system.loss(state.weights, row.signal, in_force(task, row))
+        expected = system.loss(state.weights, row.signal, task.in_force(row.turn))
         cost = problem.cost(row.signal)
         return problem.reward * expected + cost, {"loss": expected, "cost": cost}
 

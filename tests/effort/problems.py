@@ -10,11 +10,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl.testing import parameterized
 
 from metalearn.effort import controls
 from metalearn.effort.moments import Moments
 
 INPUTS, HIDDEN, OUTPUTS = 3, 4, 2
+
+
+class InDoublePrecision(parameterized.TestCase):
+    """Tests against oracles in float64."""
+
+    def setUp(self):
+        super().setUp()
+        self.enter_context(jax.enable_x64(True))
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> Moments:

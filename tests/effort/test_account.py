@@ -13,6 +13,7 @@ from tests.effort.problems import (
     CASES,
     TASK_A,
     TASK_B,
+    InDoublePrecision,
     any_signal,
     at,
     paper_flow,
@@ -26,12 +27,6 @@ from tests.effort.problems import weights as any_weights
 WEIGHTS = any_weights(0, 3, 4, 2)
 STEPS, DT, GAMMA, REWARD, DECAY, NOISE = 6, 0.1, 0.8, 2.0, 0.05, 0.3
 TURN = np.array([0, 0, 1, 1, 0, 0])
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 class AccountTest(InDoublePrecision):

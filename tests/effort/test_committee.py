@@ -12,20 +12,15 @@ import scipy.special
 from absl.testing import absltest, parameterized
 
 from metalearn.effort import controls
-from metalearn.effort.account import states
+from metalearn.effort.account import course
 from metalearn.effort.committee import Overlaps, activities, committee, overlaps, slope_field, slopes
 from metalearn.effort.optimise import ascend
 from metalearn.effort.system import Plan, Problem, Scenario, trajectory, value
 from tests.core.problems import compiled
+from tests.effort.problems import InDoublePrecision
 
 g = lambda h: scipy.special.erf(h / np.sqrt(2))
 slope = lambda h: np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 def quadrature(covariance: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +87,7 @@ class OnlineLearningTest(InDoublePrecision):
         system = committee(control, students, teachers, inputs, rate, noise)
         problem = Problem(system, control.cost, steps, 1 / inputs, memory="residuals")
         plan = Plan(Overlaps(student @ teacher.T, student @ student.T), (gains, faster))
-        along = compiled(lambda plan: states(problem, plan, Scenario(teacher @ teacher.T)))(plan)
+        along = compiled(lambda plan: course(problem, plan, Scenario(teacher @ teacher.T)).weights)(plan)
         for ran, averaged in zip(drawn, along, strict=True):
             error = ran.std(0) / np.sqrt(runs)
             np.testing.assert_array_less(np.abs(ran.mean(0) - averaged[-1]), 4 * error + 4 / inputs)

@@ -7,7 +7,19 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from metalearn.effort import controls
-from tests.effort.problems import BETA, CASES, HIDDEN, INPUTS, OUTPUTS, any_signal, at, examples, moments, together
+from tests.effort.problems import (
+    BETA,
+    CASES,
+    HIDDEN,
+    INPUTS,
+    OUTPUTS,
+    InDoublePrecision,
+    any_signal,
+    at,
+    examples,
+    moments,
+    together,
+)
 from tests.effort.problems import weights as any_weights
 
 BOUNDS = {
@@ -35,11 +47,7 @@ def close(actual, expected):
     chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-13)
 
 
-class ControlsTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
-
+class ControlsTest(InDoublePrecision):
     @parameterized.parameters(*CASES)
     def test_what_it_does_and_costs(self, name):
         control, weights = CASES[name].control(), any_weights(0, INPUTS, HIDDEN, OUTPUTS)
@@ -118,10 +126,9 @@ class ControlsTest(parameterized.TestCase):
         self.assertFalse(np.any(first[0] == first[1]))
 
 
-class TaskModulationTest(parameterized.TestCase):
+class TaskModulationTest(InDoublePrecision):
     def setUp(self):
         super().setUp()
-        self.enter_context(jax.enable_x64(True))
         self.data = [examples(seed) for seed in (0, 1, 2)]
         self.tasks = [moments(x, y) for x, y in self.data]
         self.signal = np.array([0.2, 1.9, 1.0])

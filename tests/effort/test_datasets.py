@@ -8,6 +8,7 @@ from metalearn.effort import datasets, moments
 from metalearn.effort.datasets import Dataset
 from metalearn.effort.moments import Moments
 from tests.core.problems import compiled
+from tests.effort.problems import InDoublePrecision
 
 DRAWS = 20_000
 # One program each: op by op, every operation would be compiled on its own.
@@ -57,13 +58,7 @@ def assert_draws_have(expected: Moments, x, y):
         np.testing.assert_array_less(excess, 1e-9, err_msg=f"moments.{name}")
 
 
-class Float64Test(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
-
-
-class SamplesTest(Float64Test):
+class SamplesTest(InDoublePrecision):
     @parameterized.parameters(*SETS)
     def test_samples_have_the_moments(self, name):
         dataset = SETS[name]()
@@ -104,7 +99,7 @@ class PrecisionTest(parameterized.TestCase):
         np.testing.assert_allclose(task.xx, x.T @ x / 6, rtol=1e-14)
 
 
-class GaussiansTest(Float64Test):
+class GaussiansTest(InDoublePrecision):
     def test_two_gaussians(self):
         dataset = datasets.two_gaussians()
         chex.assert_trees_all_close(dataset.moments, Moments(*map(np.array, ([[5.0]], [[2.0]], [[1.0]], [0.0], [0.0]))))
@@ -199,7 +194,7 @@ class GaussiansTest(Float64Test):
             build()
 
 
-class SemanticTest(Float64Test):
+class SemanticTest(InDoublePrecision):
     def ancestors(self, levels: int) -> np.ndarray:
         """Features [items, nodes] by climbing from each leaf of a heap-ordered tree to its root."""
         items, nodes = 2 ** (levels - 1), 2**levels - 1
@@ -249,7 +244,7 @@ class SemanticTest(Float64Test):
             datasets.semantic(levels)
 
 
-class ArraysTest(Float64Test):
+class ArraysTest(InDoublePrecision):
     def test_bias_is_the_last_input(self):
         x, y = random_arrays(1)
         with_bias, without = datasets.from_arrays(x, y), datasets.from_arrays(x, y, bias=False)
@@ -323,7 +318,7 @@ class ArraysTest(Float64Test):
             three_classes().sample_shares(jax.random.key(0), 2, shares)
 
 
-class CombinationsTest(Float64Test):
+class CombinationsTest(InDoublePrecision):
     def test_side_by_side_pairs_are_independent(self):
         # All pairs of an example of one and an example of the other.
         one, other = random_arrays(6, 2, 1), random_arrays(7, 1, 2)

@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from metalearn.effort import digits, moments
 from metalearn.effort.moments import Moments
+from tests.effort.problems import InDoublePrecision
 from tests.shared_data import DATA, needs_data
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -239,12 +240,8 @@ class ScikitLearnTest(parameterized.TestCase):
 
 
 @needs_data
-class PublishedTest(parameterized.TestCase):
+class PublishedTest(InDoublePrecision):
     """Best linear losses on MNIST at 5 x 5 pixels, from the notebooks published with Carrasco-Davis et al. (2024)."""
-
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
     @classmethod
     @functools.cache

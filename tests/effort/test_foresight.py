@@ -14,17 +14,11 @@ from metalearn.effort.foresight import expected_value, receding_horizon, switche
 from metalearn.effort.optimise import quasi_newton
 from metalearn.effort.system import Plan, Problem, Scenario, controlled, value
 from tests.core.problems import compiled
-from tests.effort.problems import TASK_A, TASK_B, any_signal, together, two_gaussians
+from tests.effort.problems import TASK_A, TASK_B, InDoublePrecision, any_signal, together, two_gaussians
 from tests.effort.problems import weights as any_weights
 
 WEIGHTS = any_weights(0, 3, 3, 2, scale=0.3)
 TASKS = together(TASK_A, TASK_B)
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 def switching(control: controls.Control, steps: int = 24) -> Problem:

@@ -20,6 +20,7 @@ from tests.effort.problems import (
     TASK_A,
     TASK_B,
     Acts,
+    InDoublePrecision,
     any_signal,
     examples,
     moments,
@@ -53,11 +54,7 @@ def close(actual, expected, tolerance=1e-12):
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
-
+class FirstOrderCase(InDoublePrecision):
     def assertFirstOrder(self, error):
         """error(updates) halves when the time step does."""
         coarse, fine = error(200), error(400)
@@ -108,7 +105,7 @@ class NoControlTest(InDoublePrecision):
         self.assertTrue(np.all(np.diff(values) > 0))
 
 
-class BalanceTest(InDoublePrecision):
+class BalanceTest(FirstOrderCase):
     """Q = W1 W1^T - W2^T W2 obeys dQ/dt = -2 lambda (1 + rho) Q; only its diagonal does under gains."""
 
     END = 1.0
@@ -195,7 +192,7 @@ class FloorTest(InDoublePrecision):
         self.assertAlmostEqual(float(found.losses[-1]), 0.06298, delta=1e-5)
 
 
-class ModesTest(InDoublePrecision):
+class ModesTest(FirstOrderCase):
     """Aligned layers stay aligned, each mode's strength is logistic (Saxe et al. 2014); its clock is that of rho."""
 
     SINGULAR, SPREAD, DECAY, START, END = np.array([3.0, 1.0]), 0.7, 0.1, np.array([0.05, 0.2]), 1.5

@@ -1,10 +1,10 @@
 import chex
-import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from metalearn.effort import moments
 from metalearn.effort.moments import Moments
+from tests.effort.problems import InDoublePrecision
 
 
 def slow_moments(x, y) -> Moments:
@@ -28,13 +28,7 @@ def every_pair(left, right):
     return (x1[i], y1[i]), (x2[j], y2[j])
 
 
-class Float64Test(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
-
-
-class MomentsTest(Float64Test):
+class MomentsTest(InDoublePrecision):
     def test_moments_of_examples(self):
         x, y = data(0)
         chex.assert_trees_all_close(moments.moments_of(x, y), slow_moments(x, y), rtol=1e-12)
@@ -51,7 +45,7 @@ class MomentsTest(Float64Test):
             moments.moments_of(x, y)
 
 
-class BestLinearTest(Float64Test):
+class BestLinearTest(InDoublePrecision):
     def test_least_squares(self):
         x, y = data(1)
         solution, residuals, *_ = np.linalg.lstsq(x, y, rcond=None)
@@ -68,7 +62,7 @@ class BestLinearTest(Float64Test):
         np.testing.assert_allclose(moments.best_loss(task), 0.5 * residuals.sum() / len(x), rtol=1e-10)
 
 
-class CombinationsTest(Float64Test):
+class CombinationsTest(InDoublePrecision):
     def test_side_by_side(self):
         left, right = every_pair(data(3, 4, 2, 1), data(4, 5, 3, 2))
         joint = slow_moments(np.hstack([left[0], right[0]]), np.hstack([left[1], right[1]]))
@@ -121,7 +115,7 @@ class CombinationsTest(Float64Test):
             moments.side_by_side([])
 
 
-class CheckedTest(Float64Test):
+class CheckedTest(InDoublePrecision):
     def setUp(self):
         super().setUp()
         self.task = slow_moments(*data(12))

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from metalearn.effort import networks
 from tests.core.problems import compiled
-from tests.effort.problems import HIDDEN, INPUTS, OUTPUTS, examples, moments, weights
+from tests.effort.problems import HIDDEN, INPUTS, OUTPUTS, InDoublePrecision, examples, moments, weights
 
 WIDTHS = {1: (INPUTS, OUTPUTS), 2: (INPUTS, HIDDEN, OUTPUTS), 3: (INPUTS, HIDDEN, 2, OUTPUTS)}
 EMPHASIS = np.array([0.3, 1.7])
@@ -29,10 +29,9 @@ def close(actual, expected):
     chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
-class LinearTest(parameterized.TestCase):
+class LinearTest(InDoublePrecision):
     def setUp(self):
         super().setUp()
-        self.enter_context(jax.enable_x64(True))
         self.x, self.y = examples(0)
         self.task = moments(self.x, self.y)
 
@@ -71,10 +70,9 @@ class LinearTest(parameterized.TestCase):
             networks.linear(widths, scale)
 
 
-class TanhTest(parameterized.TestCase):
+class TanhTest(InDoublePrecision):
     def setUp(self):
         super().setUp()
-        self.enter_context(jax.enable_x64(True))
         self.x, self.y = examples(0)
         self.task = moments(self.x, self.y)
         self.weights = weights(1, INPUTS, HIDDEN, OUTPUTS)

@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 from metalearn.effort import controls, datasets, networks
 from metalearn.effort.optimise import ascend, quasi_newton
 from metalearn.effort.system import Plan, Problem, Scenario, controlled, taking_turns, trajectory, value
+from tests.effort.problems import InDoublePrecision
 
 
 def optimum(problem, control, weights, scenario, iterations=300, tolerance=1e-6):
@@ -23,12 +24,8 @@ def optimum(problem, control, weights, scenario, iterations=300, tolerance=1e-6)
     return found, np.asarray(along(found.signal)), np.asarray(along(alone))
 
 
-class LearningRateTest(parameterized.TestCase):
+class LearningRateTest(InDoublePrecision):
     """Learning-rate control warps time, so that Pontryagin's conditions can be solved for the rate."""
-
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
     @parameterized.parameters((1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (1.0, -1.0, 4.0), (0.8, 0.0, 1.0), (0.8, -1.0, 0.3))
     def test_the_optimum_is_the_closed_form(self, gamma, offset, beta):

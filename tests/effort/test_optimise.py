@@ -15,15 +15,9 @@ from metalearn.effort import controls, networks
 from metalearn.effort.optimise import ascend, quasi_newton
 from metalearn.effort.system import Plan, Problem, Scenario, controlled, trajectory, value
 from tests.core.problems import compiled
-from tests.effort.problems import TASK_A, slow_run, two_gaussians
+from tests.effort.problems import TASK_A, InDoublePrecision, slow_run, two_gaussians
 
 WEIGHT = (np.array([[0.1]]),)
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 def neuron(steps, beta=0.3, gamma=0.99, dt=0.1):

@@ -15,18 +15,12 @@ from metalearn.effort.optimise import ascend
 from metalearn.effort.sampled import example_loss, sampled_flow, sampled_value, validate
 from metalearn.effort.system import Plan, Problem, Scenario, controlled, taking_turns, trajectory
 from tests.core.problems import compiled
-from tests.effort.problems import CASES, any_signal, at, slow_run
+from tests.effort.problems import CASES, InDoublePrecision, any_signal, at, slow_run
 from tests.effort.problems import weights as any_weights
 
 DECAY, NOISE = 0.05, 0.3
 WEIGHTS = any_weights(0, 3, 4, 2)
 LINEAR = networks.linear((3, 4, 2))
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 def batches(draw, steps: int, key):

@@ -20,6 +20,7 @@ from tests.effort.problems import (
     OUTPUTS,
     Acts,
     Case,
+    InDoublePrecision,
     any_signal,
     at,
     examples,
@@ -43,12 +44,6 @@ def learner(control: controls.Control) -> System:
 
 def close(actual, expected, tolerance=1e-12):
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-class InDoublePrecision(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
 
 
 class FlowTest(InDoublePrecision):
@@ -400,6 +395,17 @@ class BadArgumentsTest(parameterized.TestCase):
             value(problem, Plan(weights, np.zeros(rows)), Scenario(task))
         with self.assertRaisesRegex(ValueError, rf"turn has shape \({rows},\), but needs 5 rows"):
             value(problem, Plan(weights, np.zeros(5)), Scenario(together(task, task), np.zeros(rows, int)))
+
+    @parameterized.parameters(([0, 2, 1], "0 .. 2"), ([-1, 0, 1], "-1 .. 1"))
+    def test_turns_that_number_no_task(self, turn, seen):
+        task = two_gaussians(2.0, 1.0)
+        for kind in (np.array, jnp.array):
+            with self.assertRaisesRegex(
+                ValueError, rf"turn has entries in {seen}, but a leaf of task has shape \(2, 1"
+            ):
+                Scenario(together(task, task), kind(turn))
+        with self.assertRaisesRegex(ValueError, r"has shape \(1, 1\)"):
+            Scenario(task, np.array([0, 1]))
 
     def test_memory(self):
         system = controlled(networks.linear((1, 1)), controls.no_control())
