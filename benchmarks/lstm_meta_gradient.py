@@ -22,8 +22,9 @@ from metalearn.core.inner_gradient import INNER_GRADIENTS
 from metalearn.core.outer import TASK_AXES
 from metalearn.core.unroll import MEMORIES
 from metalearn.languages.episodes import Episode
-from metalearn.languages.lstm import LSTMParams, lstm
+from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings
+from metalearn.languages.recurrent import RecurrentParams
 from metalearn.languages.tokens import FIRST_SYMBOL, START, SYMBOLS, VOCABULARY
 from metalearn.languages.training import meta_learning
 
@@ -60,7 +61,7 @@ class Sizes:
         return token * self.length * rows
 
 
-def problem(sizes: Sizes, seed: int = 0) -> tuple[LSTMParams, Episode]:
+def problem(sizes: Sizes, seed: int = 0) -> tuple[RecurrentParams, Episode]:
     """Initial weights, and a batch of tasks of uniformly random strings without padding, leaves [tasks, ...]."""
     rng = np.random.default_rng(seed)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from metalearn.languages.episodes import Episode
-from metalearn.languages.lstm import LSTMLayer, LSTMParams
+from metalearn.languages.recurrent import Gates, RecurrentParams
 
 Params = list[torch.Tensor]
 """embedding, output bias; then for each layer weight_ih [4H, H], weight_hh [4H, H], bias_ih, bias_hh."""
@@ -22,7 +22,7 @@ Logits = Callable[[Params, torch.Tensor], torch.Tensor]
 MetaGradient = Callable[[Params, Sequence[torch.Tensor], float], Params]
 
 
-def meta_gradient(variant: MetaGradient, params: LSTMParams, tasks: Episode, rate: float) -> Callable[[], Any]:
+def meta_gradient(variant: MetaGradient, params: RecurrentParams, tasks: Episode, rate: float) -> Callable[[], Any]:
     """A call that computes the mean meta-gradient of a batch of tasks, in the shape of our parameters."""
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     tensors = [torch.tensor(np.asarray(params.embedding)), torch.tensor(np.asarray(params.output_bias))]
@@ -32,8 +32,8 @@ def meta_gradient(variant: MetaGradient, params: LSTMParams, tasks: Episode, rat
     def call() -> Any:
         gradient: list[Any] = [tensor.numpy() for tensor in variant(tensors, tokens, rate)]
         embedding, output_bias, *rest = gradient
-        layers = [LSTMLayer(*(leaf.T for leaf in rest[i : i + 4])) for i in range(0, len(rest), 4)]
-        return LSTMParams(embedding, output_bias, tuple(layers))
+        layers = [Gates(*(leaf.T for leaf in rest[i : i + 4])) for i in range(0, len(rest), 4)]
+        return RecurrentParams(embedding, output_bias, tuple(layers))
 
     return call
 

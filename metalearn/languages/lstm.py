@@ -1,106 +1,26 @@
-"""LSTM language model with tied embeddings, as a pure learner.
-
-Architecture and initialisation of McCoy & Griffiths (2025, released code): embedding -> LSTM layers ->
-the embedding's transpose plus a bias; two bias vectors per layer, as in PyTorch, whose gate order (input, forget, cell,
-output) and initialisation are kept so that weights can be exchanged with it.
+"""The LSTM, a cell of recurrent.py with a derivative of its own.
 
 The hidden-to-hidden gradient is not accumulated inside the backward scan over time but formed by one matrix product
 after it (`_recurrence` is a `custom_vjp`). Both of its rules are ordinary differentiable code, so second
 derivatives, in either mode of the core, go through.
-"""
 
-from typing import Any, NamedTuple
+| symbol     | name                                                                        |
+|------------|-----------------------------------------------------------------------------|
+| h, c       | hidden state (the output) and cell state, [batch, H]                        |
+| i, f, g, o | input, forget, candidate and output gates, in this order, which is PyTorch's |
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metalearn.languages.model import LanguageModel
-from metalearn.languages.tokens import START
-
-
-class LSTMLayer(NamedTuple):
-    """One layer, H units: input_weights [H, 4H], hidden_weights [H, 4H], input_bias [4H], hidden_bias [4H]."""
-
-    input_weights: jax.Array
-    hidden_weights: jax.Array
-    input_bias: jax.Array
-    hidden_bias: jax.Array
-
-
-class LSTMParams(NamedTuple):
-    """embedding [V, H] (also the output matrix), output_bias [V], and the layers from the bottom up."""
-
-    embedding: jax.Array
-    output_bias: jax.Array
-    layers: tuple[LSTMLayer, ...]
+from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
 
 
 def lstm(vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> LanguageModel:
-    """The language model. Embedding and hidden size are both `units`.
-
-    Dropout acts on embeddings, between layers and on the output of the last, and only where a key is given.
-
-    Raises:
-        ValueError: sizes below 1, or dropout outside [0, 1).
-    """
-    if min(vocabulary, units, layers) < 1:
-        raise ValueError(f"vocabulary={vocabulary}, units={units} and layers={layers} must all be at least 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must lie in [0, 1)")
-
-    def init(key: jax.Array) -> LSTMParams:
-        embedding_key, *layer_keys = jax.random.split(key, layers + 1)
-        return LSTMParams(
-            embedding=jax.random.uniform(embedding_key, (vocabulary, units), minval=-0.1, maxval=0.1),
-            output_bias=jnp.zeros(vocabulary),
-            layers=tuple(_init_layer(k, units) for k in layer_keys),
-        )
-
-    def logits(params: LSTMParams, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        drop = _dropout(key, dropout, layers + 1)
-        # Time leads from here on, so that the scan over it slices without copying. The embedding lookup is a product
-        # with one-hot rows: its gradient then is a product too, not a scatter.
-        # START forgets what stood before it, so a row may hold several strings end to end.
-        keep = (tokens.T != START)[..., None].astype(params.embedding.dtype)
-        rows = jax.nn.one_hot(tokens.T, vocabulary, dtype=params.embedding.dtype)
-        hidden = drop(0, rows @ params.embedding)
-        for number, layer in enumerate(params.layers):
-            driven = hidden @ layer.input_weights + (layer.input_bias + layer.hidden_bias)
-            hidden = drop(number + 1, _recurrence(driven, layer.hidden_weights, keep))
-        return (hidden @ params.embedding.T + params.output_bias).swapaxes(0, 1)
-
-    def start(params: LSTMParams, batch: int) -> Any:
-        zeros = jnp.zeros((batch, units), params.embedding.dtype)
-        return tuple((zeros, zeros) for _ in range(layers))
-
-    def advance(params: LSTMParams, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
-        hidden, moved = params.embedding[tokens], []
-        keep = (tokens != START)[:, None].astype(hidden.dtype)
-        for layer, (h, c) in zip(params.layers, carry, strict=True):
-            h, c = keep * h, keep * c
-            gates = hidden @ layer.input_weights + (layer.input_bias + layer.hidden_bias) + h @ layer.hidden_weights
-            c, hidden = _cell(gates, c)
-            moved.append((hidden, c))
-        return tuple(moved), hidden @ params.embedding.T + params.output_bias
-
-    return LanguageModel(vocabulary, init, logits, start, advance)
-
-
-def _init_layer(key: jax.Array, units: int) -> LSTMLayer:
-    bound = units**-0.5
-    shapes = ((units, 4 * units), (units, 4 * units), (4 * units,), (4 * units,))
-    keys = jax.random.split(key, len(shapes))
-    return LSTMLayer(
-        *(jax.random.uniform(k, s, minval=-bound, maxval=bound) for k, s in zip(keys, shapes, strict=True))
-    )
-
-
-def _dropout(key, rate, places):
-    if key is None or rate == 0:
-        return lambda place, x: x
-    keys = jax.random.split(key, places)
-    return lambda place, x: jnp.where(jax.random.bernoulli(keys[place], 1 - rate, x.shape), x / (1 - rate), 0)
+    """The LSTM language model of McCoy & Griffiths (2025); arguments and errors are those of `recurrent`."""
+    return recurrent(LSTM, vocabulary, units, layers, dropout)
 
 
 def _activations(gates):
@@ -118,6 +38,12 @@ def _cell(gates, c):
     i, f, g, o = _activations(gates)
     c = f * c + i * g
     return c, o * jnp.tanh(c)
+
+
+def _step(params: Gates, state, driven):
+    h, c = state
+    c, h = _cell(driven + h @ params.hidden_weights, c)
+    return (h, c), h
 
 
 @jax.custom_vjp
@@ -169,3 +95,12 @@ def _recurrence_backward(residuals, dh):
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+LSTM = Cell(
+    init=init_gates(4),
+    start=lambda units, batch, dtype: (zeros(units, batch, dtype), zeros(units, batch, dtype)),
+    drive=Gates.drive,
+    step=_step,
+    run=lambda params, driven, keep: _recurrence(driven, params.hidden_weights, keep),
+)

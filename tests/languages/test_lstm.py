@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from metalearn.languages.lstm import _recurrence, lstm
 from metalearn.languages.tokens import VOCABULARY
 from tests.core.problems import compiled
-from tests.languages.slow_lstm import cell, random_params, slow_logits
+from tests.languages.slow_lstm import random_params, slow_logits
 
 
 def random_tokens(strings, time, vocabulary=VOCABULARY):
@@ -79,69 +79,6 @@ class ModelTest(parameterized.TestCase):
                 carry, logits = advance(params, carry, tokens[:, time])
                 chex.assert_trees_all_close(np.asarray(logits), expected[:, time], atol=1e-12)
             self.assertEqual({leaf.shape[0] for leaf in jax.tree.leaves(carry)}, {3})
-
-    @parameterized.parameters(jnp.float32, jnp.bfloat16)
-    def test_keeps_the_type_of_the_weights(self, dtype):
-        model = lstm(VOCABULARY, 4, dropout=0.5)
-        params = jax.tree.map(lambda x: x.astype(dtype), model.init(jax.random.key(0)))
-        shapes = jax.eval_shape(model.logits, params, random_tokens(2, 3), jax.random.key(0))
-        self.assertEqual((shapes.dtype, shapes.shape), (dtype, (2, 3, VOCABULARY)))
-
-    @parameterized.parameters(
-        ({"vocabulary": 0}, "vocabulary=0"),
-        ({"units": 0}, "units=0"),
-        ({"layers": 0}, "layers=0"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"dropout": -0.1}, "dropout=-0.1"),
-    )
-    def test_bad_sizes(self, wrong, message):
-        with self.assertRaisesRegex(ValueError, message):
-            lstm(**({"vocabulary": 15, "units": 4} | wrong))
-
-
-class DropoutTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.enter_context(jax.enable_x64(True))
-        self.tokens = random_tokens(2, 5)
-
-    @parameterized.parameters((0.3, None), (0.0, 1))
-    def test_is_off_without_a_key_or_a_rate(self, rate, seed):
-        model = lstm(VOCABULARY, 8, 2, dropout=rate)
-        params, key = random_params(model), None if seed is None else jax.random.key(seed)
-        logits = compiled(model.logits)(params, self.tokens, key)
-        chex.assert_trees_all_close(np.asarray(logits), slow_logits(params, self.tokens), atol=1e-12)
-
-    def test_is_a_function_of_the_key(self):
-        model = lstm(VOCABULARY, 8, 2, dropout=0.3)
-        params, logits = random_params(model), compiled(model.logits)
-        one, same, other = (logits(params, self.tokens, jax.random.key(seed)) for seed in (1, 1, 2))
-        chex.assert_trees_all_equal(one, same)
-        self.assertGreater(np.abs(one - other).min(axis=-1).max(), 1e-4)
-
-    def test_drops_in_three_places_and_keeps_the_mean(self):
-        """With one unit and one token the output can only take four values, whose probabilities are known."""
-        rate, strings = 0.3, 20_000
-        model = lstm(VOCABULARY, 1, 2, dropout=rate)
-        params, tokens = random_params(model), np.full((strings, 1), 5, np.int32)
-        logits = np.asarray(compiled(model.logits)(params, tokens, jax.random.key(1)))[:, 0]
-        zero, kept = np.zeros(1), 1 / (1 - rate)
-        bottom, top = (lambda x, layer=layer: cell(layer, x, zero, zero)[0] for layer in params.layers)
-        embedding = np.asarray(params.embedding)
-        outcomes = [  # hidden output, probability
-            (zero, rate),
-            (kept * top(zero), (1 - rate) * rate),
-            (kept * top(kept * bottom(zero)), (1 - rate) ** 2 * rate),
-            (kept * top(kept * bottom(kept * embedding[5])), (1 - rate) ** 3),
-        ]
-        found = np.zeros(strings, bool)
-        for hidden, probability in outcomes:
-            expected = embedding @ hidden + np.asarray(params.output_bias)
-            equal = np.abs(logits - expected).max(axis=-1) < 1e-12
-            self.assertAlmostEqual(equal.mean(), probability, delta=5 * (0.25 / strings) ** 0.5)
-            self.assertFalse((found & equal).any())
-            found |= equal
-        self.assertTrue(found.all())
 
 
 class RecurrenceTest(parameterized.TestCase):

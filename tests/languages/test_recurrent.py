@@ -1,195 +1,116 @@
-"""Recurrent cells against slow loops, their memories against Python's own, and what their states can and cannot do."""
-
-import collections
-import functools
+"""What all recurrent language models share: dropout, types, the beginning of strings, and what they refuse."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from jax.test_util import check_grads
 
-from metalearn.languages.model import Strings, cross_entropy
-from metalearn.languages.recurrent import ARCHITECTURES, CELLS, architecture, memory, recurrent
+from metalearn.languages.architectures import CELLS, architecture
+from metalearn.languages.lstm import lstm
+from metalearn.languages.recurrent import Cell, recurrent
 from metalearn.languages.tokens import START, VOCABULARY
 from tests.core.problems import compiled
-from tests.languages.slow_lstm import random_params, sigmoid
-
-UNITS, DEPTH = 4, 3
-
-
-def model_of(name, layers=1, dropout=0.0):
-    if name in ("stack", "queue"):  # shallow, so that it overflows in the tests
-        return recurrent(VOCABULARY, UNITS, layers, memory(name, DEPTH), dropout)
-    return architecture(name, VOCABULARY, UNITS, layers, dropout)
-
-
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum()
-
-
-def slow_cell(name, params, state, x):
-    """One layer and one step for one string, [H]; state None at the beginning."""
-    gates = params.gates if name in ("stack", "queue") else params
-    w_ih, w_hh = np.asarray(gates.input_weights).T, np.asarray(gates.hidden_weights).T
-    b_ih, b_hh = np.asarray(gates.input_bias), np.asarray(gates.hidden_bias)
-    size = len(x)
-    part = lambda vector, n: vector[n * size : (n + 1) * size]
-    if name == "gru":
-        h = np.zeros(size) if state is None else state
-        a, b = w_ih @ x + b_ih, w_hh @ h + b_hh
-        r, z = sigmoid(part(a, 0) + part(b, 0)), sigmoid(part(a, 1) + part(b, 1))
-        n = np.tanh(part(a, 2) + r * part(b, 2))
-        h = (1 - z) * n + z * h
-        return h, h
-    if name in ("elman", "relu"):
-        h = np.zeros(size) if state is None else state
-        h = w_ih @ x + b_ih + w_hh @ h + b_hh
-        h = np.tanh(h) if name == "elman" else np.maximum(h, 0)
-        return h, h
-    if name == "clipped_lstm":
-        h, c = (np.zeros(size), np.zeros(size)) if state is None else state
-        a = w_ih @ x + b_ih + w_hh @ h + b_hh
-        i, f, g, o = sigmoid(part(a, 0)), sigmoid(part(a, 1)), np.tanh(part(a, 2)), sigmoid(part(a, 3))
-        c = np.minimum(np.maximum(f * c + i * g, -1), 1)
-        h = o * np.tanh(c)
-        return (h, c), h
-    h, cells, place = (np.zeros(size), np.zeros((DEPTH, size)), np.eye(DEPTH + 1)[0]) if state is None else state
-    h = np.tanh(w_ih @ x + b_ih + w_hh @ h + b_hh + np.asarray(params.read).T @ cells[0])
-    push, pop, stay = softmax(np.asarray(params.action).T @ h + np.asarray(params.action_bias))
-    pushed = np.tanh(np.asarray(params.push).T @ h)
-    new, where = np.zeros_like(cells), np.zeros_like(place)
-    for d in range(DEPTH):
-        if name == "stack":
-            grown = pushed if d == 0 else cells[d - 1]
-        else:
-            grown = cells[d] + place[d] * pushed
-        new[d] = push * grown + pop * (cells[d + 1] if d + 1 < DEPTH else 0) + stay * cells[d]
-    for d in range(DEPTH + 1):
-        where[min(d + 1, DEPTH)] += push * place[d]
-        where[max(d - 1, 0)] += pop * place[d]
-        where[d] += stay * place[d]
-    return (h, new, where), h
-
-
-def slow_logits(name, params, tokens):
-    embedding, result = np.asarray(params.embedding), np.zeros((*tokens.shape, VOCABULARY))
-    for s, string in enumerate(tokens):
-        states = [None] * len(params.layers)
-        for t, token in enumerate(string):
-            if token == START:
-                states = [None] * len(states)
-            x = embedding[token]
-            for n, layer in enumerate(params.layers):
-                states[n], x = slow_cell(name, layer, states[n], x)
-            result[s, t] = embedding @ x + np.asarray(params.output_bias)
-    return result
+from tests.languages.slow_lstm import cell, random_params, slow_logits
 
 
 def random_tokens(strings, time):
     return np.random.default_rng(0).integers(VOCABULARY, size=(strings, time)).astype(np.int32)
 
 
-class CellTest(parameterized.TestCase):
+class AssemblyTest(parameterized.TestCase):
+    def test_a_cell_of_ones_own(self):
+        """One that adds up its scaled inputs, from 1: all sums since the last START, at once."""
+        adding = Cell(
+            init=lambda key, units: jnp.zeros(()),
+            start=lambda units, batch, dtype: {"sum": jnp.ones((batch, units, 1), dtype)},
+            drive=lambda scale, x: scale * x,
+            step=lambda scale, state, driven: (
+                {"sum": state["sum"] + driven[..., None]},
+                state["sum"][..., 0] + driven,
+            ),
+        )
+        with jax.enable_x64(True):
+            model, tokens = recurrent(adding, VOCABULARY, 3, layers=1), random_tokens(2, 8)
+            tokens[0, 5] = START
+            params = random_params(model)
+            (scale,), embedding = params.layers, params.embedding
+            begin = [np.maximum.accumulate(np.where(row == START, np.arange(8), 0)) for row in tokens]
+            sums = [
+                [1 + scale * embedding[row[first : t + 1]].sum(0) for t, first in enumerate(firsts)]
+                for row, firsts in zip(tokens, begin, strict=True)
+            ]
+            expected = np.array(sums) @ embedding.T + params.output_bias
+            chex.assert_trees_all_close(np.asarray(compiled(model.logits)(params, tokens)), expected, atol=1e-12)
+            carry, advance = model.start(params, 2), compiled(model.advance)
+            for time in range(8):
+                carry, logits = advance(params, carry, tokens[:, time])
+                chex.assert_trees_all_close(np.asarray(logits), expected[:, time], atol=1e-12)
+
+    @parameterized.product(name=tuple(CELLS), dtype=(jnp.float32, jnp.bfloat16))
+    def test_keeps_the_type_of_the_weights(self, name, dtype):
+        model = architecture(name, VOCABULARY, 4, dropout=0.5)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+        logits = jax.eval_shape(model.logits, params, random_tokens(2, 3), jax.random.key(0))
+        self.assertEqual((logits.dtype, logits.shape), (dtype, (2, 3, VOCABULARY)))
+
+    @parameterized.parameters(
+        ({"vocabulary": 0}, "vocabulary=0"),
+        ({"units": 0}, "units=0"),
+        ({"layers": 0}, "layers=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": -0.1}, "dropout=-0.1"),
+    )
+    def test_bad_sizes(self, wrong, message):
+        for of_sizes in (lstm, lambda **sizes: architecture("gru", **sizes)):
+            with self.assertRaisesRegex(ValueError, message):
+                of_sizes(**({"vocabulary": 15, "units": 4} | wrong))
+
+
+class DropoutTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.enter_context(jax.enable_x64(True))
+        self.tokens = random_tokens(2, 5)
 
-    @parameterized.product(name=tuple(CELLS), layers=(1, 2))
-    def test_logits_and_reading_are_those_of_a_slow_loop(self, name, layers):
-        """The tokens hold STARTs, after which nothing before may matter, and more pushes than the memory has room."""
-        model = model_of(name, layers)
-        params, tokens = random_params(model), random_tokens(2, 9)
-        tokens[0, 4] = START
-        expected = slow_logits(name, params, tokens)
-        np.testing.assert_allclose(compiled(model.logits)(params, tokens), expected, atol=1e-12)
-        carry, advance = model.start(params, 2), compiled(model.advance)
-        for time in range(tokens.shape[1]):
-            carry, logits = advance(params, carry, tokens[:, time])
-            np.testing.assert_allclose(logits, expected[:, time], atol=1e-12)
+    @parameterized.parameters((0.3, None), (0.0, 1))
+    def test_is_off_without_a_key_or_a_rate(self, rate, seed):
+        model = lstm(VOCABULARY, 8, 2, dropout=rate)
+        params, key = random_params(model), None if seed is None else jax.random.key(seed)
+        logits = compiled(model.logits)(params, self.tokens, key)
+        chex.assert_trees_all_close(np.asarray(logits), slow_logits(params, self.tokens), atol=1e-12)
 
-    @parameterized.parameters(*CELLS)
-    def test_finite_differences(self, name):
-        model, tokens = model_of(name), random_tokens(2, 5)
-        loss = functools.partial(cross_entropy, model, strings=Strings(tokens, np.ones(2, np.float32)))
-        check_grads(jax.jit(loss), (random_params(model, scale=0.5),), order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
+    def test_is_a_function_of_the_key(self):
+        model = lstm(VOCABULARY, 8, 2, dropout=0.3)
+        params, logits = random_params(model), compiled(model.logits)
+        one, same, other = (logits(params, self.tokens, jax.random.key(seed)) for seed in (1, 1, 2))
+        chex.assert_trees_all_equal(one, same)
+        self.assertGreater(np.abs(one - other).min(axis=-1).max(), 1e-4)
 
-    @parameterized.parameters("gru", "stack")
-    def test_dropout_acts_with_a_key_only_and_keeps_the_mean(self, name):
-        model = model_of(name, dropout=0.25)
-        params, tokens = random_params(model), random_tokens(1, 3)
-        logits = compiled(model.logits)
-        chex.assert_trees_all_equal(logits(params, tokens), compiled(model_of(name).logits)(params, tokens))
-        at_first = compiled(jax.vmap(lambda key: model.logits(params, tokens[:, :1], key)[0, 0]))
-        dropped = at_first(jax.random.split(jax.random.key(0), 2))
-        self.assertGreater(np.abs(dropped[0] - dropped[1]).max(), 1e-3)
-
-
-class MemoryTest(parameterized.TestCase):
-    """With actions made certain, the memories are Python's."""
-
-    @parameterized.parameters("stack", "queue")
-    def test_is_a_stack_or_a_queue(self, kind):
-        cell, units, depth = memory(kind, 6), 5, 6
-        params = cell.init(jax.random.key(0), units)
-        # The first three inputs are wired to the three actions, the others say what is pushed.
-        wire = jnp.zeros((units, units)).at[jnp.arange(units), jnp.arange(units)].set(3.0)
-        gates = jax.tree.map(jnp.zeros_like, params.gates)._replace(input_weights=wire)
-        action = jnp.zeros((units, 3)).at[jnp.arange(3), jnp.arange(3)].set(200.0)
-        keeps = jnp.diag(jnp.array([0.0, 0.0, 0.0, 0.5, 0.5]))
-        params = params._replace(gates=gates, read=jnp.zeros((units, units)), action=action, push=keeps)
-        carry, held = cell.zero(units, 1, jnp.float32), collections.deque()
-        step = compiled(cell.step)
-        rng = np.random.default_rng(1)
-        for _ in range(40):
-            act = 0 if len(held) == 0 else 1 if len(held) == depth else rng.integers(3)
-            content = rng.normal(size=2)
-            carry, _ = step(params, carry, jnp.asarray(np.concatenate([np.eye(3)[act], content]))[None])
-            if act == 0:
-                pushed = np.tanh(0.5 * np.tanh(3 * content))
-                held.appendleft(pushed) if kind == "stack" else held.append(pushed)
-            elif act == 1:
-                held.popleft()
-            expected = np.zeros((depth, 2))
-            expected[: len(held)] = np.array(held).reshape(-1, 2)
-            np.testing.assert_allclose(carry[1][0, :, 3:], expected, atol=1e-5)
-
-    def test_unknown_kind(self):
-        with self.assertRaisesRegex(ValueError, "kind='heap'.*'stack' or 'queue'"):
-            memory("heap")
-
-
-class StateTest(parameterized.TestCase):
-    @parameterized.parameters(("gru", True), ("elman", True), ("clipped_lstm", True), ("lstm", False), ("relu", False))
-    def test_which_states_are_bounded(self, name, bounded):
-        """Weights that make an LSTM or ReLU network add one at each step drive no bounded state beyond its bound."""
-        model = architecture(name, VOCABULARY, 2, 1)
-        params = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(model.init, jax.random.key(0)))
-        layer = params.layers[0]
-        count = layer.input_bias.shape[0] // 2
-        layer = layer._replace(input_bias=jnp.full_like(layer.input_bias, 10.0 if count > 1 else 1.0))
-        layer = layer._replace(hidden_weights=jnp.tile(jnp.eye(2), (1, count)) if count == 1 else layer.hidden_weights)
-        params = params._replace(layers=(layer,))
-        carry, advance = model.start(params, 1), compiled(model.advance)
-        for _ in range(50):
-            carry, _ = advance(params, carry, jnp.array([5]))
-        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(carry))
-        self.assertLessEqual(largest, 1.0) if bounded else self.assertGreater(largest, 40.0)
-
-    def test_errors(self):
-        with self.assertRaisesRegex(ValueError, "'rnn' is unknown; choose one of lstm, gru"):
-            architecture("rnn", VOCABULARY, 3)
-        with self.assertRaisesRegex(ValueError, "units=0"):
-            architecture("gru", VOCABULARY, 0)
-        with self.assertRaisesRegex(ValueError, "dropout=1.0"):
-            architecture("gru", VOCABULARY, 3, dropout=1.0)
-
-    @parameterized.parameters(*ARCHITECTURES)
-    def test_initial_weights_are_small_and_of_the_width(self, name):
-        shapes = jax.eval_shape(architecture(name, VOCABULARY, 6).init, jax.random.key(0))
-        self.assertEqual(shapes.embedding.shape, (VOCABULARY, 6))
-        self.assertLen(shapes.layers, 2)
+    def test_drops_in_three_places_and_keeps_the_mean(self):
+        """With one unit and one token the output can only take four values, whose probabilities are known."""
+        rate, strings = 0.3, 20_000
+        model = lstm(VOCABULARY, 1, 2, dropout=rate)
+        params, tokens = random_params(model), np.full((strings, 1), 5, np.int32)
+        logits = np.asarray(compiled(model.logits)(params, tokens, jax.random.key(1)))[:, 0]
+        zero, kept = np.zeros(1), 1 / (1 - rate)
+        bottom, top = (lambda x, layer=layer: cell(layer, x, zero, zero)[0] for layer in params.layers)
+        embedding = np.asarray(params.embedding)
+        outcomes = [  # hidden output, probability
+            (zero, rate),
+            (kept * top(zero), (1 - rate) * rate),
+            (kept * top(kept * bottom(zero)), (1 - rate) ** 2 * rate),
+            (kept * top(kept * bottom(kept * embedding[5])), (1 - rate) ** 3),
+        ]
+        found = np.zeros(strings, bool)
+        for hidden, probability in outcomes:
+            expected = embedding @ hidden + np.asarray(params.output_bias)
+            equal = np.abs(logits - expected).max(axis=-1) < 1e-12
+            self.assertAlmostEqual(equal.mean(), probability, delta=5 * (0.25 / strings) ** 0.5)
+            self.assertFalse((found & equal).any())
+            found |= equal
+        self.assertTrue(found.all())
 
 
 if __name__ == "__main__":
