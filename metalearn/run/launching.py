@@ -6,7 +6,8 @@
         launch(PRESETS, main, __doc__)
 
 Flags: `--preset`, `--workdir`, `--dry_run` and `--config.FIELD=VALUE` for every field. The preset is the base and the
-overrides apply on top of it, in whatever order they are given. Where one launch file holds several experiments, each
+overrides apply on top of it, in whatever order they are given. A launch may give fields that most commands set a flag
+without the prefix (`short_flags`). Where one launch file holds several experiments, each
 with presets and fields of its own, `launch_one_of` takes `--experiment=NAME` besides.
 """
 
@@ -66,10 +67,19 @@ class _FieldParser(flags.ArgumentParser):
         return configs.type_name(self._field.type)
 
 
-def define_flags(presets: Mapping[str, Any], flag_values: flags.FlagValues, default_preset: str | None = None) -> None:
+def define_flags(
+    presets: Mapping[str, Any],
+    flag_values: flags.FlagValues,
+    default_preset: str | None = None,
+    short_flags: Mapping[str, str] | None = None,
+) -> None:
     """Defines `--preset`, `--workdir`, `--dry_run` and one `--config.` flag per field in `flag_values`.
 
-    Raises ConfigError when there is no preset, when presets are of different types, or when one is ill-typed.
+    Args:
+      short_flags: flag -> field, for fields that get a second flag without the prefix.
+
+    Raises ConfigError when there is no preset, when presets are of different types, when one is ill-typed, or when a
+    short flag is for no field.
     """
     if not presets:
         raise configs.ConfigError("there are no presets: give at least one name -> config.")
@@ -84,13 +94,26 @@ def define_flags(presets: Mapping[str, Any], flag_values: flags.FlagValues, defa
     flags.DEFINE_string("preset", first, f"One of {', '.join(presets)}.", flag_values=flag_values)
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=flag_values)
     flags.DEFINE_bool("dry_run", False, "Print sizes and expected costs, compute nothing.", flag_values=flag_values)
-    for field in configs.fields(config_types.pop()):
-        flag = flags.Flag(_FieldParser(field), flags.ArgumentSerializer(), f"config.{field.name}", None, field.doc)
+    config_type = config_types.pop()
+    by_name = {field.name: field for field in configs.fields(config_type)}
+    for name in (short_flags or {}).values():
+        if name not in by_name:
+            raise configs.ConfigError(configs.unknown_field(config_type, name))
+    fields = {f"config.{name}": field for name, field in by_name.items()}
+    fields |= {short: by_name[name] for short, name in (short_flags or {}).items()}
+    for flag_name, field in fields.items():
+        flag = flags.Flag(_FieldParser(field), flags.ArgumentSerializer(), flag_name, None, field.doc)
         flag.boolean = field.type is bool  # `--config.FIELD` alone means true, `--noconfig.FIELD` false
         flags.DEFINE_flag(flag, flag_values)
 
 
-def parse(argv: Sequence[str], presets: Mapping[str, Any], flag_values: flags.FlagValues, name: str = "run") -> Launch:
+def parse(
+    argv: Sequence[str],
+    presets: Mapping[str, Any],
+    flag_values: flags.FlagValues,
+    name: str = "run",
+    short_flags: Mapping[str, str] | None = None,
+) -> Launch:
     """Parses a command line (program name first) by flags made by `define_flags`.
 
     Args:
@@ -98,9 +121,11 @@ def parse(argv: Sequence[str], presets: Mapping[str, Any], flag_values: flags.Fl
       presets: name -> config.
       flag_values: where the flags are.
       name: of the experiment; the default of `--workdir` is runs/NAME/PRESET.
+      short_flags: as for `define_flags`.
 
     Raises:
-      ConfigError: unknown preset or field, ill-typed value, a combination that `validate` refuses.
+      ConfigError: unknown preset or field, ill-typed value, a combination that `validate` refuses, a field given by
+        both of its flags.
       absl.flags.Error: any other flag is unknown or ill-formed.
       absl.app.UsageError: there are arguments that are no flags.
     """
@@ -116,7 +141,12 @@ def parse(argv: Sequence[str], presets: Mapping[str, Any], flag_values: flags.Fl
     if rest[1:]:
         raise app.UsageError(f"unexpected arguments {' '.join(rest[1:])!r}: flags start with --.")
     given = {field.name: flag_values[f"config.{field.name}"].value for field in configs.fields(config_type)}
-    given = {name: _as_text(value) for name, value in given.items() if value is not None}
+    for short, field_name in (short_flags or {}).items():
+        value = flag_values[short].value
+        if value is not None and given[field_name] is not None:
+            raise configs.ConfigError(f"--{short} and --config.{field_name} are the same: give one of them.")
+        given[field_name] = given[field_name] if value is None else value
+    given = {field_name: _as_text(value) for field_name, value in given.items() if value is not None}
     preset, workdir = str(flag_values["preset"].value), flag_values["workdir"].value
     config = configs.override(configs.pick(presets, preset), given)
     folder = pathlib.Path(workdir) if workdir else pathlib.Path("runs") / name / preset
@@ -127,7 +157,13 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def help_text(presets: Mapping[str, Any], doc: str, program: str, default_preset: str | None = None) -> str:
+def help_text(
+    presets: Mapping[str, Any],
+    doc: str,
+    program: str,
+    default_preset: str | None = None,
+    short_flags: Mapping[str, str] | None = None,
+) -> str:
     """The answer to `--help`: the experiment, its presets and every field with type, value per preset and meaning."""
     first = default_preset or next(iter(presets))
     config_type = type(presets[first])
@@ -139,6 +175,7 @@ def help_text(presets: Mapping[str, Any], doc: str, program: str, default_preset
         f"  --preset=NAME      {', '.join(presets)} (default: {first})",
         "  --workdir=FOLDER   where the run is written and where it goes on (default: runs/EXPERIMENT/PRESET)",
         "  --dry_run          print sizes and expected costs, compute nothing",
+        *(f"  {f'--{short}=...':<19}short for --config.{field}" for short, field in (short_flags or {}).items()),
         "",
         f"Fields, with their values in {' | '.join(presets)} (one value: the same in all):",
     ]
@@ -165,6 +202,7 @@ def launch(
     *,
     name: str | None = None,
     default_preset: str | None = None,
+    short_flags: Mapping[str, str] | None = None,
 ) -> None:
     """Runs an experiment from the command line and ends the process.
 
@@ -178,9 +216,11 @@ def launch(
       doc: what the experiment is, shown by `--help`; usually `__doc__`.
       name: of the experiment; default: the module's name. Its runs go to runs/NAME/PRESET by default.
       default_preset: default: the first.
+      short_flags: flag -> field: `{"data": "inputs.folder"}` makes `--data` short for `--config.inputs.folder`.
     """
     program, module_name = _launched()
-    _launch(Experiment(presets, main_fn, doc or ""), sys.argv, name or module_name, program, default_preset)
+    experiment = Experiment(presets, main_fn, doc or "")
+    _launch(experiment, sys.argv, name or module_name, program, default_preset, short_flags)
 
 
 def launch_one_of(experiments: Mapping[str, Experiment], doc: str, *, default_preset: str | None = None) -> None:
@@ -242,18 +282,23 @@ def _launched() -> tuple[str, str]:
 
 
 def _launch(
-    experiment: Experiment, command: Sequence[str], name: str, program: str, default_preset: str | None
+    experiment: Experiment,
+    command: Sequence[str],
+    name: str,
+    program: str,
+    default_preset: str | None,
+    short_flags: Mapping[str, str] | None = None,
 ) -> None:
     presets, main_fn, doc = experiment
     asked: list[Launch] = []
 
     def parse_flags(argv: Sequence[str]) -> list[str]:
         if set(argv[1:]) & set(_HELP):
-            sys.stdout.write(help_text(presets, doc, program, default_preset))
+            sys.stdout.write(help_text(presets, doc, program, default_preset, short_flags))
             sys.exit(0)
         try:
-            define_flags(presets, flags.FLAGS, default_preset)
-            asked.append(parse(argv, presets, flags.FLAGS, name))
+            define_flags(presets, flags.FLAGS, default_preset, short_flags)
+            asked.append(parse(argv, presets, flags.FLAGS, name, short_flags))
         except (configs.ConfigError, flags.Error, app.UsageError) as error:
             _end(f"{error}\n(see {program} --help)", 2)
         return [argv[0]]

@@ -42,10 +42,13 @@ class Config:
 PRESETS = {"smoke": Config(), "paper": Config(inner=Inner(steps=10), rate=0.5, flag=True, cap=3)}
 
 
+SHORT = {"inner_steps": "inner.steps", "on": "flag"}
+
+
 def parse(*arguments: str) -> launching.Launch:
     values = flags.FlagValues()
-    launching.define_flags(PRESETS, values)
-    return launching.parse(["program", *arguments], PRESETS, values, name="few_shot")
+    launching.define_flags(PRESETS, values, short_flags=SHORT)
+    return launching.parse(["program", *arguments], PRESETS, values, name="few_shot", short_flags=SHORT)
 
 
 class ParseTest(parameterized.TestCase):
@@ -64,6 +67,15 @@ class ParseTest(parameterized.TestCase):
         self.assertEqual(found, (Config(flag=True, rate=2.0), pathlib.Path("/x"), True))
         self.assertTrue(parse("--config.flag=true").config.flag)
 
+    def test_short_flags(self):
+        found = parse("--preset=paper", "--inner_steps=3", "--noon")
+        self.assertEqual(found.config, Config(inner=Inner(steps=3), rate=0.5, flag=False, cap=3))
+        self.assertEqual(parse("--on", "--config.inner.steps=2").config, Config(inner=Inner(steps=2), flag=True))
+        with self.assertRaisesRegex(ConfigError, "--inner_steps and --config.inner.steps are the same"):
+            parse("--inner_steps=3", "--config.inner.steps=3")
+        with self.assertRaisesRegex(ConfigError, "Did you mean inner.steps"):
+            launching.define_flags(PRESETS, flags.FlagValues(), short_flags={"steps": "steps"})
+
     @parameterized.parameters(
         ("--preset=papr", ConfigError, "unknown preset 'papr': choose from smoke, paper. Did you mean paper?"),
         ("--config.inner.stepz=3", ConfigError, "unknown config field 'inner.stepz'. Did you mean inner.steps?"),
@@ -72,6 +84,7 @@ class ParseTest(parameterized.TestCase):
         ("--config.rate=-1", ConfigError, "rate must be positive, got -1.0"),
         ("--config.rate=fast", flags.Error, "--config.rate=fast: expected float, got 'fast'"),
         ("--config.cap=1.5", flags.Error, "--config.cap=1.5: expected int or none"),
+        ("--inner_steps=many", flags.Error, "--inner_steps=many: expected int, got 'many'"),
         ("--wrkdir=x", flags.Error, "wrkdir"),
         ("surplus", app.UsageError, "unexpected arguments 'surplus'"),
     )
@@ -90,8 +103,9 @@ class ParseTest(parameterized.TestCase):
                 launching.define_flags(presets, flags.FlagValues())
 
     def test_help_lists_presets_and_fields(self):
-        text = launching.help_text(PRESETS, "Does it.", "python -m experiments.few_shot")
+        text = launching.help_text(PRESETS, "Does it.", "python -m experiments.few_shot", short_flags=SHORT)
         for part in (
+            "--inner_steps=...  short for --config.inner.steps",
             "Does it.",
             "smoke, paper (default: smoke)",
             "--config.inner.steps=<int>   5 | 10",

@@ -1,0 +1,343 @@
+"""What a comparison says: its numbers, the table, the figure, and verdicts on the papers' claims."""
+
+import csv
+import functools
+import importlib.resources
+import io
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.few_shot.config import UNTRAINED, Config, Recipe
+from experiments.few_shot.contestants import adapted_parameters, contestant, initial_shape, updates_of
+from experiments.few_shot.data import episode_shape
+from metalearn.fewshot.encoders import Encoder, parameter_count
+from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge, read_csv
+from metalearn.run.files import json_text, write_atomic
+from metalearn.run.intervals import t_interval
+
+
+class Outcome(NamedTuple):
+    """What came of one algorithm.
+
+    accuracy: [seeds, episodes, K + 1], on test episodes after 0 .. K inner updates.
+    recipe: how it was trained.
+    updates: inner updates in training and in test.
+    meta_parameters, adapted_parameters: how many numbers are meta-learned, and how many move in the inner loop.
+    steps: [validations] outer steps done; validated, kept: [seeds, validations] accuracy on the validation episodes, of
+        the meta-parameters at that time and of the best until then. Without entries where nothing was trained.
+    seconds: of an outer step, the median; compile_seconds: of compiling it; temporary_bytes: what it takes of the
+        memory of each device beside its arguments and results. NaN where nothing was trained or nothing is known.
+    """
+
+    accuracy: np.ndarray
+    recipe: Recipe
+    updates: tuple[int, int]
+    meta_parameters: int
+    adapted_parameters: int
+    steps: np.ndarray
+    validated: np.ndarray
+    kept: np.ndarray
+    seconds: float
+    compile_seconds: float
+    temporary_bytes: float
+
+    @property
+    def by_episode(self) -> np.ndarray:
+        """[episodes], accuracy after the last update, mean over seeds."""
+        return self.accuracy[..., -1].mean(0)
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """[seeds], accuracy after the last update, mean over episodes."""
+        return self.accuracy[..., -1].mean(1)
+
+
+Outcomes = dict[str, Outcome]
+"""By name of the algorithm."""
+
+_SHOWN = {  # on a terminal; table.csv has all columns
+    "algorithm": "",
+    "normalisation": "",
+    "accuracy": "{:.2f}",
+    "interval": "{:.2f}",
+    "across_seeds": "{:.2f}",
+    "published": "",
+    "at_equal_seconds": "{:.2f}",
+    "seconds": "{:.3g}",
+    "compile_seconds": "{:.1f}",
+    "temporary_mib": "{:.0f}",
+    "meta_parameters": "{:,}",
+    "adapted_parameters": "{:,}",
+}
+
+# Papers whose algorithm is to do better than MAML.
+_BETTER_THAN_MAML = {
+    "proto_maml": "Triantafillou et al. 2020",
+    "unicorn_maml": "Ye & Chao 2022",
+    "boil": "Oh et al. 2021",
+    "l2f": "Baik et al. 2020, L2F",
+    "meta_sgd": "Li et al. 2017",
+    "maml_plus_plus": "Antoniou et al. 2019",
+    "meta_curvature": "Park & Oliva 2019",
+    "alfa": "Baik et al. 2020, ALFA",
+    "gap": "Kang et al. 2023",
+    "t_net": "Lee & Choi 2018",
+    "mt_net": "Lee & Choi 2018",
+    "warp_grad": "Flennerhag et al. 2020",
+    "metal": "Baik et al. 2021",
+}
+
+
+def interval(samples: np.ndarray) -> float:
+    """Half of the 95 % interval of the mean of independent episodes, 1.96 s / sqrt(n) with the unbiased s."""
+    return float(1.96 * samples.std(ddof=1) / np.sqrt(len(samples))) if len(samples) > 1 else np.inf
+
+
+def outcome(config: Config, encoder: Encoder, shape: tuple[int, ...], accuracy: np.ndarray, name: str, paths: RunPaths):
+    """The outcome of `name`, from its test accuracies and the files of its stages.
+
+    Args:
+        shape: of an image.
+        accuracy: [seeds, episodes, K + 1].
+    """
+    of = contestant(config, name, encoder)
+    stages = [stage_of(paths, name, seed) for seed in range(config.seeds)]
+    steps, curves, seconds, costs = np.zeros(0), [{"accuracy": np.zeros(0), "kept": np.zeros(0)}], [np.nan], []
+    if name not in UNTRAINED:
+        curves = [read_csv(stage.evaluation) for stage in stages]
+        steps = curves[0]["step"]
+        # Most rows are of outer steps alone, so the median leaves out validations and checkpoints.
+        seconds = [float(np.median(1 / read_csv(stage.timing)["steps_per_second"])) for stage in stages]
+        costs = [json.loads((stage.root / "cost.json").read_text()) for stage in stages]
+    first = costs[0] if costs else {}
+    return Outcome(
+        accuracy,
+        of.recipe,
+        (updates_of(of.training), updates_of(of.test)),
+        parameter_count(initial_shape(of.training)),
+        adapted_parameters(of.training, episode_shape(config, shape)),
+        steps,
+        np.stack([curve["accuracy"] for curve in curves]),
+        np.stack([curve["kept"] for curve in curves]),
+        float(np.median(seconds)),
+        first.get("compile_seconds", np.nan),
+        np.nan if first.get("temporary_bytes") is None else first["temporary_bytes"],
+    )
+
+
+def stage_of(paths: RunPaths, name: str, seed: int) -> RunPaths:
+    """Where one training lies."""
+    return paths.stage(f"{name}_{seed}")
+
+
+@functools.cache
+def published() -> dict[tuple[str, int, str, str], str]:
+    """Accuracies that papers report for 5 ways, in %: (dataset, shots, encoder, algorithm) -> "48.70 ± 1.84"."""
+    text = importlib.resources.files("experiments.few_shot").joinpath("published.csv").read_text(encoding="utf-8")
+    return {
+        (row["dataset"], int(row["shots"]), row["encoder"], row["algorithm"]): row["accuracy"]
+        + (f" ± {row['interval']}" if row["interval"] else "")
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+def published_for(config: Config, name: str) -> str:
+    """What was published for `name` on the data of this configuration; empty where nothing was."""
+    if config.episodes.ways != 5:
+        return ""
+    return published().get((config.dataset, config.episodes.shots, config.encoder.name, name), "")
+
+
+def result(config: Config, outcomes: Outcomes, verdicts: list[Verdict]) -> dict[str, Any]:
+    """The content of result.json: nothing that depends on the clock or the device's memory."""
+    return {
+        "dataset": config.dataset,
+        "ways": config.episodes.ways,
+        "shots": config.episodes.shots,
+        "encoder": f"{config.encoder.name}, {config.encoder.filters} filters",
+        "normalisation": config.normalisation,
+        "test_episodes": config.test_episodes,
+        "algorithms": {
+            name: {
+                "normalisation": config.normalisation,
+                "accuracy": of.by_episode.mean(),
+                "interval": interval(of.by_episode),
+                "by_seed": of.by_seed,
+                "intervals_by_seed": [interval(row) for row in of.accuracy[..., -1]],
+                "after_updates": of.accuracy.mean((0, 1)),
+                "updates": of.updates,
+                "training_episodes": 0 if name in UNTRAINED else config.training.steps * config.training.tasks,
+                "validation": {"outer_steps": of.steps, "accuracy": of.validated},
+                "recipe": of.recipe._asdict(),
+                "meta_parameters": of.meta_parameters,
+                "adapted_parameters": of.adapted_parameters,
+            }
+            for name, of in outcomes.items()
+        },
+        "claims": verdicts,
+    }
+
+
+def at_equal_seconds(outcomes: Outcomes) -> dict[str, float]:
+    """Validation accuracy of what each algorithm had kept when the fastest of them had done all its outer steps.
+
+    Seconds are outer steps times their median duration, so neither compiling nor validation counts. NaN for an
+    algorithm that had not been validated yet, or was not trained.
+    """
+    ends = [of.steps[-1] * of.seconds for of in outcomes.values() if len(of.steps)]
+    reached = {}
+    for name, of in outcomes.items():
+        done = of.steps * of.seconds <= min(ends, default=0.0) * (1 + 1e-9)
+        reached[name] = float(of.kept[:, done][:, -1].mean()) if done.any() else np.nan
+    return reached
+
+
+def rows(config: Config, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """The table, a row for each algorithm, the most accurate first; accuracies in %."""
+    equal = at_equal_seconds(outcomes)
+    table = []
+    for name, of in sorted(outcomes.items(), key=lambda item: -item[1].by_episode.mean()):
+        low, high = t_interval(of.by_seed)
+        table.append(
+            {
+                "algorithm": name,
+                "normalisation": config.normalisation,
+                "accuracy": 100 * of.by_episode.mean(),
+                "interval": 100 * interval(of.by_episode),
+                "across_seeds": 100 * float(high - low) / 2 if config.seeds > 1 else np.nan,
+                "published": published_for(config, name),
+                "at_equal_seconds": 100 * equal[name],
+                "seconds": of.seconds,
+                "compile_seconds": of.compile_seconds,
+                "temporary_mib": of.temporary_bytes / 2**20,
+                "meta_parameters": of.meta_parameters,
+                "adapted_parameters": of.adapted_parameters,
+                "updates": of.updates[0],
+                "test_updates": of.updates[1],
+                "inner_rate": of.recipe.inner_rate,
+                "outer_rate": of.recipe.outer_rate,
+                "outer_steps": 0 if name in UNTRAINED else config.training.steps,
+                "tasks": config.training.tasks,
+                "seeds": config.seeds,
+                "test_episodes": config.test_episodes,
+            }
+        )
+    return table
+
+
+def write_table(paths: RunPaths, table: list[dict[str, Any]]) -> None:
+    """Writes `table.csv`, and what of it depends on the clock and the device to `timing.json`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomic(paths.root / "table.csv", text.getvalue())
+    measured = ("seconds", "compile_seconds", "temporary_mib", "at_equal_seconds")
+    write_atomic(
+        paths.root / "timing.json", json_text({row["algorithm"]: {key: row[key] for key in measured} for row in table})
+    )
+
+
+def summary(config: Config, table: list[dict[str, Any]]) -> str:
+    """The table for a terminal."""
+    cells = [
+        list(_SHOWN),
+        *([_cell(row[column], form) for column, form in _SHOWN.items()] for row in table),
+    ]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_SHOWN))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    about = (
+        f"{_about(config)}; {config.test_episodes} test episodes. Accuracies in %, intervals 1.96 s / sqrt(n); seconds "
+        f"of an outer step of {config.training.tasks} tasks; at_equal_seconds: in validation, when the fastest was done"
+    )
+    return "\n".join([about, *lines])
+
+
+def _cell(value: Any, form: str) -> str:
+    if isinstance(value, float) and not np.isfinite(value):
+        return "-"
+    return form.format(value) if form else str(value) or "-"
+
+
+def _about(config: Config) -> str:
+    sizes = config.episodes
+    return (
+        f"{config.dataset}, {sizes.ways}-way {sizes.shots}-shot, {config.encoder.name} with {config.encoder.filters} "
+        f"filters, {config.normalisation} normalisation, {config.seeds} seed{'s' * (config.seeds > 1)}"
+    )
+
+
+def draw(paths: RunPaths, config: Config, outcomes: Outcomes) -> None:
+    """The figure: test accuracies, accuracy by inner update, and validation accuracy by episodes and by seconds."""
+    order = sorted(outcomes, key=lambda name: outcomes[name].by_episode.mean())
+    colours = list(PALETTE.values())
+    style = {
+        name: {"color": colours[i % len(colours)], "linestyle": ("-", "--", ":")[i // len(colours)]}
+        for i, name in enumerate(outcomes)
+    }
+    height = max(3.4, 1.2 + 0.22 * len(order))
+    with figure(paths.figure("comparison"), rows=2, columns=2, size=(5.4, height)) as axes:
+        (test, by_update), (by_episodes, by_seconds) = axes
+        for place, name in enumerate(order):
+            of = outcomes[name]
+            mean, half = of.by_episode.mean(), interval(of.by_episode)
+            test.errorbar(100 * mean, place, xerr=100 * half, marker="o", capsize=3, color=style[name]["color"])
+            if value := published_for(config, name):
+                test.plot(float(value.split()[0]), place, marker="D", markerfacecolor="none", color="black")
+        test.set_yticks(range(len(order)), order)
+        test.set(xlabel="test accuracy (%), bars: 95 %", title="Test (open diamonds: published)")
+        tasks = config.training.tasks
+        for name, of in outcomes.items():
+            by_update.plot(100 * of.accuracy.mean((0, 1)), marker=".", label=name, **style[name])
+            if len(of.steps):
+                curve = 100 * of.validated.mean(0)
+                by_episodes.plot(of.steps * tasks, curve, label=name, **style[name])
+                by_seconds.plot(of.steps * of.seconds, curve, label=name, **style[name])
+        by_update.xaxis.get_major_locator().set_params(integer=True)
+        test.set_ylim(-0.5, len(order) - 0.5)
+        by_update.set(xlabel="inner updates", ylabel="test accuracy (%)", title="During adaptation")
+        by_episodes.set(xlabel="training episodes", ylabel="validation accuracy (%)", title="At equal episodes")
+        by_seconds.set(xlabel="training seconds", ylabel="validation accuracy (%)", title="At equal seconds")
+        by_seconds.figure.legend(
+            *by_update.get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(order)), fontsize=8
+        )
+        by_seconds.figure.suptitle(_about(config), fontsize=10)
+
+
+def verdicts(config: Config, outcomes: Outcomes) -> list[Verdict]:
+    """The claims of the papers that this comparison can contradict.
+
+    With several seeds these are the independent samples; with one, the test episodes, and a verdict is about the
+    networks that were trained.
+    """
+    several = config.seeds > 1
+    of = {name: found.by_seed if several else found.by_episode for name, found in outcomes.items()}
+    samples = "mean over seeds" if several else "mean over test episodes of one seed"
+    found = []
+    if "maml" in of and (config.dataset, config.episodes.ways, config.episodes.shots) == ("omniglot", 5, 1):
+        claim = Claim(
+            "MAML reaches 95 % on 5-way 1-shot Omniglot",
+            "Finn et al. 2017, table 1 (98.7 ± 0.4 %)",
+            f"test accuracy, {samples}",
+            above=0.95,
+        )
+        found.append(judge(claim, of["maml"]))
+    pairs = [
+        ("maml", "fomaml", "Finn et al. 2017, table 1", 0.0, np.inf, "is more accurate than"),
+        ("anil", "maml", "Raghu et al. 2020", -0.02, 0.02, "is within two points of"),
+        *((name, "maml", source, 0.0, np.inf, "is more accurate than") for name, source in _BETTER_THAN_MAML.items()),
+    ]
+    for one, other, source, above, below, relation in pairs:
+        if one in of and other in of:
+            statistic = f"difference of test accuracies, paired, {samples}"
+            claim = Claim(f"{one} {relation} {other}", source, statistic, above=above, below=below)
+            found.append(judge(claim, of[one] - of[other]))
+    return found

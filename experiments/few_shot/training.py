@@ -1,0 +1,162 @@
+"""Meta-training and test of each algorithm of a comparison."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.few_shot.config import UNTRAINED, Config
+from experiments.few_shot.contestants import NO_START, Contestant, accuracies, contestant, outer_optimizer
+from experiments.few_shot.data import Data
+from experiments.few_shot.pretraining import pretrained
+from metalearn.core import OuterLoop, OuterState, outer_loop, replicate, shard_tasks, task_mesh
+from metalearn.fewshot.episodes import Episode, EpisodeBatches
+from metalearn.run import Progress, RunPaths, train
+from metalearn.run.files import json_text, write_atomic
+from metalearn.run.progress import default_console, duration
+
+_PRETRAINING = 2**31 - 3
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds: the outer loop's state, and the best meta-parameters so far by validation accuracy."""
+
+    outer: OuterState
+    best: Any
+    best_accuracy: jax.Array
+    validation_accuracy: jax.Array
+
+
+class Repetition:
+    """Trains and tests the algorithms of one repetition, from the same initial encoder and on the same episodes."""
+
+    def __init__(self, config: Config, data: Data, number: int):
+        """number: of the repetition, from 0."""
+        self._config, self._data, self.number = config, data, number
+        self._key = jax.random.fold_in(jax.random.key(config.seed), number)
+        self._mesh = task_mesh(tasks=config.training.tasks)
+        self._start = NO_START
+        self._episodes: EpisodeBatches | None = None
+
+    def pretrain(self, paths: RunPaths) -> None:
+        """Pre-trains the encoder from which the algorithms then start."""
+        key = jax.random.fold_in(self._key, _PRETRAINING)
+        self._start = pretrained(self._config, self._data, key, paths, self._validated)
+
+    def __call__(self, name: str, paths: RunPaths) -> np.ndarray:
+        """Accuracies on the test episodes after 0, 1, .. K inner updates, [episodes, K + 1]; goes on from `paths`."""
+        return stored(paths.root / "test.json", lambda: self._trained_and_tested(name, paths))
+
+    def _trained_and_tested(self, name: str, paths: RunPaths) -> np.ndarray:
+        of = contestant(self._config, name, self._data.encoder, self._start)
+        judge = jax.jit(lambda meta, episodes: accuracies(of.test, meta, episodes))
+        meta = of.training.init(jax.random.fold_in(self._key, 0))
+        if name not in UNTRAINED:
+            meta = self._meta_train(name, of, meta, judge, paths)
+        meta = replicate(meta, self._mesh)
+        count = self._config.test_episodes
+        with Progress(count, f"test of {name}") as progress:
+            return self._judged(lambda episodes: judge(meta, episodes), self._data.test, count, progress)
+
+    def _meta_train(self, name: str, of: Contestant, meta: Any, judge: Any, paths: RunPaths) -> Any:
+        """The meta-parameters that did best in validation."""
+        training = self._config.training
+        if self._episodes is None:
+            self._episodes = self._data.training(self.number)
+        episodes = self._episodes
+        loop = outer_loop(
+            of.training.process,
+            of.training.objective,
+            outer_optimizer(of.recipe, training.steps),
+            estimator=of.training.estimator,
+            memory=training.memory,
+            task_axis=training.task_axis,
+            mesh=self._mesh,
+        )
+        key = jax.random.fold_in(self._key, 1)
+        outer = loop.init(meta)
+        place = lambda tasks: shard_tasks(tasks, self._mesh)
+        outer_step = _compiled(loop, (outer, place(episodes(0)), key), paths)
+        nothing = replicate(jnp.full((), -jnp.inf), self._mesh)
+        state = TrainState(outer, replicate(outer.meta, self._mesh), nothing, replicate(nothing, self._mesh))
+
+        def step(state: TrainState, index: int) -> tuple[TrainState, dict[str, Any]]:
+            outer, metrics = outer_step(state.outer, place(episodes(index)), key)
+            done = index + 1
+            state = state._replace(outer=outer)
+            if done % training.validate_every == 0 or done == training.steps:
+                reached = self._validated(lambda tasks: judge(outer.meta, tasks))
+                state = _keep_best(state, replicate(jnp.asarray(reached), self._mesh))
+            shown = {"loss": metrics["losses"][-1], "accuracy": metrics["accuracy"][-1]}
+            return state, shown | {name: metrics[name] for name in ("gradient_norm", "skipped", "skipped_in_a_row")}
+
+        final = train(
+            paths,
+            state,
+            step,
+            steps=training.steps,
+            checkpoint_every=training.checkpoint_every,
+            log_every=training.log_every,
+            max_nonfinite_in_a_row=training.max_nonfinite_in_a_row,
+            evaluate=lambda state, done: {"accuracy": state.validation_accuracy, "kept": state.best_accuracy},
+            evaluate_every=training.validate_every,
+            examples_per_step=training.tasks,
+            name=f"{name}, seed {self.number}",
+        )
+        return final.best
+
+    def _validated(self, judge: Callable[[Episode], jax.Array]) -> float:
+        """Mean accuracy on the validation episodes after the last inner update."""
+        return float(self._judged(judge, self._data.validation, self._config.validation_episodes)[:, -1].mean())
+
+    def _judged(
+        self,
+        judge: Callable[[Episode], jax.Array],
+        batches: EpisodeBatches,
+        count: int,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """judge(batch) -> [tasks, ...] of the first `count` episodes, [count, ...] float64."""
+        rows: list[np.ndarray] = []
+        for number in range(-(-count // self._config.training.tasks)):
+            rows.append(np.asarray(judge(shard_tasks(batches(number), self._mesh)), np.float64))
+            if progress is not None:
+                progress.update(min(count, (number + 1) * self._config.training.tasks), accuracy=rows[-1][:, -1].mean())
+        return np.concatenate(rows)[:count]
+
+
+def _compiled(loop: OuterLoop, arguments: tuple[Any, ...], paths: RunPaths) -> Any:
+    """The compiled outer step; what it took is written to `cost.json` of the stage."""
+    console = default_console()
+    console.print("compiling the outer step", markup=False)
+    began = time.monotonic()
+    compiled = loop.jitted.lower(*arguments).compile()
+    seconds = time.monotonic() - began
+    console.print(f"compiled in {duration(seconds)}", markup=False)
+    analysis = compiled.memory_analysis()
+    path = paths.root / "cost.json"
+    if not path.exists():  # when a run goes on, the program comes from the cache
+        taken = None if analysis is None else int(analysis.temp_size_in_bytes)
+        write_atomic(path, json_text({"compile_seconds": seconds, "temporary_bytes": taken}))
+    return compiled
+
+
+def _keep_best(state: TrainState, reached: jax.Array) -> TrainState:
+    better = reached > state.best_accuracy
+    return state._replace(
+        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.outer.meta, state.best),
+        best_accuracy=jnp.maximum(reached, state.best_accuracy),
+        validation_accuracy=reached,
+    )
+
+
+def stored(path: pathlib.Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array kept at `path`; computed and kept where it is not there yet."""
+    if not path.exists():
+        write_atomic(path, json_text(compute()))
+    return np.array(json.loads(path.read_text()), np.float64)
