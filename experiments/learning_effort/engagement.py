@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from experiments.learning_effort import panels, published
-from experiments.learning_effort.gains import WORTH, DigitGains, SemanticGains, at, stored_digits
-from experiments.learning_effort.settings import CONVERGED, Settings, presets
+from experiments.learning_effort.gains import WORTH, DigitGains, SemanticGains, at, source_of, stored_digits
+from experiments.learning_effort.settings import CONVERGED, DigitSettings, Settings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close, study_of
 from metalearn.effort import controls, datasets, moments, networks
 from metalearn.effort.datasets import Dataset
@@ -39,17 +39,15 @@ class TreeClasses(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DigitClasses(Settings):
+class DigitClasses(DigitSettings):
     """Engagement with digits."""
 
     hidden: int
     """H: hidden units."""
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tasks(Settings):
+class Tasks(DigitSettings):
     """Engagement with pairs of digits, each pair a task; side by side in one network."""
 
     kind: Literal["attention", "active", "vector"]
@@ -58,8 +56,6 @@ class Tasks(Settings):
     """H: hidden units."""
     tasks: int = 3
     """Tasks, the easiest first: 2 or 3."""
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
     def validate(self) -> None:
         """Checks that there are so many tasks."""
@@ -69,7 +65,7 @@ class Tasks(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Modulation(Settings):
+class Modulation(DigitSettings):
     """Shares of tasks, which have inputs and outputs in common, in the data."""
 
     hidden: int = 20
@@ -78,8 +74,6 @@ class Modulation(Settings):
     """The paper's code, or the moments of a mixture of tasks; see controls.task_modulation."""
     judge: Literal["first", "mean"]
     """The task on which performance is judged: the first, or all alike."""
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
 
 def level_of(outputs: Sequence[str]) -> np.ndarray:
@@ -168,7 +162,7 @@ def tasks(settings: Tasks) -> Study:
     network = networks.linear((26 * len(pairs), settings.hidden, 2 * len(pairs)), settings.scale)
     control = controls.task_engagement((2,) * len(pairs), settings.beta, settings.kind)
     study = study_of(settings, network, control, together, lambda weights, psi: {"engagement": psi})
-    return study._replace(data=_source(settings))
+    return study._replace(data=f"pairs of digits of {source_of(settings.data)}")
 
 
 def modulation(settings: Modulation) -> Study:
@@ -180,11 +174,7 @@ def modulation(settings: Modulation) -> Study:
     measures = lambda weights, u: {"engagement": jax.nn.softmax(u)}
     scenario = Scenario(mixed.parts)
     study = study_of(settings, network, control, mixed, measures, scenario=scenario, shares=jax.nn.softmax)
-    return study._replace(data=_source(settings))
-
-
-def _source(settings: Any) -> str:
-    return f"pairs of digits of {'MNIST' if settings.data else 'scikit-learn'}"
+    return study._replace(data=f"pairs of digits of {source_of(settings.data)}")
 
 
 def engagement(outcome: Outcome) -> np.ndarray:

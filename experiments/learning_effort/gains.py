@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning_effort import panels, published
-from experiments.learning_effort.settings import CONVERGED, Settings, presets
+from experiments.learning_effort.settings import CONVERGED, DigitSettings, Settings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close, study_of
 from metalearn.effort import controls, datasets, networks, sampled
 from metalearn.effort.datasets import Dataset
@@ -40,18 +40,20 @@ class SemanticGains(Gains):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DigitGains(Gains):
+class DigitGains(Gains, DigitSettings):
     """On handwritten digits."""
-
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
 
 @functools.cache
 def stored_digits(subset: tuple[int, ...], folder: str) -> Dataset:
     """Digits by the setting `data`; says in its name where they are from."""
     found = digits(subset, folder or None)
-    return dataclasses.replace(found, name=f"{found.name} of {'MNIST' if folder else 'scikit-learn'}")
+    return dataclasses.replace(found, name=f"{found.name} of {source_of(folder)}")
+
+
+def source_of(folder: str) -> str:
+    """Where digits are from, by the setting `data`."""
+    return "MNIST" if folder else "scikit-learn"
 
 
 def gain_of(settings: Gains, network: Network) -> controls.Control:

@@ -24,8 +24,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.learning_effort import panels, published
-from experiments.learning_effort.gains import stored_digits
-from experiments.learning_effort.settings import Settings, presets
+from experiments.learning_effort.gains import source_of, stored_digits
+from experiments.learning_effort.settings import DigitSettings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close
 from metalearn.effort import controls, networks, system
 from metalearn.effort.system import Plan, Problem, Scenario, System
@@ -35,7 +35,7 @@ PAIRS = ((0, 1), (7, 1), (8, 9), (3, 8), (5, 3))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InitialWeights(Settings):
+class InitialWeights(DigitSettings):
     """Common initial weights of five tasks. `steps` are those of the evaluation; `horizon` is swept."""
 
     horizons: tuple[int, ...]
@@ -44,8 +44,6 @@ class InitialWeights(Settings):
     """H: hidden units."""
     last: float = 0.0
     """1: only the last of these states counts; 0: all do."""
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
     def validate(self) -> None:
         """Checks the horizons."""
@@ -108,7 +106,7 @@ def study(settings: InitialWeights) -> Study:
     begin = lambda weights: Plan(copies(weights, len(pairs)), controls.constant(control, settings.steps))
     judged = Problem(learners, control.cost, settings.steps, settings.dt, settings.gamma)
     return Study(
-        data=f"five pairs of digits of {'MNIST' if settings.data else 'scikit-learn'}",
+        data=f"five pairs of digits of {source_of(settings.data)}",
         init=network.init,
         problem=problem,
         scenario=scenario,

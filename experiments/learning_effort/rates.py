@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from experiments.learning_effort import panels, published
 from experiments.learning_effort.gains import WORTH, at, stored_digits
 from experiments.learning_effort.published import Curve
-from experiments.learning_effort.settings import CONVERGED, Settings, presets
+from experiments.learning_effort.settings import CONVERGED, DigitSettings, Settings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close, study_of
 from metalearn.effort import controls, datasets, networks
 from metalearn.effort.datasets import Dataset
@@ -53,11 +53,8 @@ class TreeRates(Rates):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DigitRates(Rates):
+class DigitRates(Rates, DigitSettings):
     """On ten handwritten digits."""
-
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
 
 def _study(settings: Rates, dataset: Dataset) -> Study:

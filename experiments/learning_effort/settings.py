@@ -56,6 +56,14 @@ class Settings:
             raise ValueError("segment, tolerance and start must not be negative")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigitSettings(Settings):
+    """Of experiments on handwritten digits."""
+
+    data: str = ""
+    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
+
+
 def presets(paper: SettingsT, laptop: Mapping[str, Any], smoke: Mapping[str, Any]) -> dict[str, SettingsT]:
     """The three presets: the published settings, and how the other two differ from them."""
     tiny = {"seeds": 2, "runs": 2, "iterations": 4, "segment": 0} | dict(smoke)

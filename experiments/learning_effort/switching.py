@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from experiments.learning_effort import panels, published
 from experiments.learning_effort.gains import Gains, gain_measures, gain_of, stored_digits
-from experiments.learning_effort.settings import CONVERGED, presets
+from experiments.learning_effort.settings import CONVERGED, DigitSettings, presets
 from experiments.learning_effort.studies import Experiment, Outcome, Study, Tested, close, study_of
 from metalearn.effort import datasets, networks
 from metalearn.effort.datasets import Dataset
@@ -32,11 +32,8 @@ class Switching(Gains):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DigitSwitching(Switching):
+class DigitSwitching(Switching, DigitSettings):
     """Two pairs of digits in turn."""
-
-    data: str = ""
-    """A folder of the files of MNIST; empty: the digits that scikit-learn carries."""
 
 
 def switching(settings: Switching, first: Dataset, second: Dataset) -> Study:

@@ -82,9 +82,11 @@ def receding_horizon(
 
     Of each such plan the first `replan` controls are applied; the next plan begins at the state that they lead to, and
     starts its search from what the last one had in mind. look_ahead=1 is control by present reward alone; look_ahead
-    and replan of all steps is control of the whole trajectory at once. All windows share one compiled function.
+    and replan of all steps is control of the whole trajectory at once. All windows of a problem, from any start and in
+    any scenario of the same shapes, share what is compiled.
 
     Args:
+        problem: its parameters are numbers, not arrays.
         start: initial weights, and a signal [steps, ...] at which searches begin.
         lower, upper: scalars, or pytrees like the signal at one time.
         replan: steps from one plan to the next, at most look_ahead.
@@ -99,42 +101,70 @@ def receding_horizon(
         raise ValueError(f"look_ahead={look_ahead} must be in 1 .. {steps}, the steps of the problem")
     if not 1 <= replan <= look_ahead:
         raise ValueError(f"replan={replan} must be in 1 .. look_ahead={look_ahead}: further steps are not planned")
-    learning = process(problem)
-    key = jax.random.key(0)  # averaged dynamics draw nothing
-
+    known = process(problem).inputs(start, scenario, jax.random.key(0))
     # Windows near the end reach beyond it: rows there repeat the last one, and their states count nothing.
     beyond = lambda leaf: jnp.broadcast_to(leaf[-1:], (2 * look_ahead, *leaf.shape[1:]))
-    rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, beyond(leaf)]), learning.inputs(start, scenario, key))
-    rows_from = lambda first, size: jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, size), rows)
+    rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, beyond(leaf)]), known)
 
-    def ahead(signal, state, first):
-        """Value of the window that begins at step `first` in `state`, discounted to its beginning."""
-        seen = rows_from(first, look_ahead)._replace(signal=signal)
-        window = learning._replace(init=lambda *_: state, inputs=lambda *_: seen)
-        weights = jnp.where(first + jnp.arange(look_ahead) < steps, problem.discounts()[:look_ahead], 0)
-        plan = Plan(start.weights, signal)
-        return -unroll(window, weights, plan, scenario, key, memory=problem.memory, segment=problem.segment).value
-
-    @jax.jit
-    def act(signal, state, first):
-        """The state `replan` steps on, the signal that led there, and where to start the next search."""
-        done = jax.tree.map(lambda leaf: leaf[:replan], rows_from(first, look_ahead)._replace(signal=signal))
-        state, _ = jax.lax.scan(lambda state, row: (learning.step(start, state, row, scenario), None), state, done)
-        fresh = rows_from(first + look_ahead, replan).signal
-        return state, done.signal, jax.tree.map(lambda s, f: jnp.concatenate([s[replan:], f]), signal, fresh)
-
-    evaluate = jax.jit(jax.value_and_grad(ahead))
-    state, signal = learning.init(start, scenario, key), rows_from(0, look_ahead).signal
+    state = process(problem).init(start, scenario, jax.random.key(0))
+    signal = jax.tree.map(lambda leaf: leaf[:look_ahead], rows.signal)
     applied, evaluations = [], []
     for first in range(0, steps, replan):
-        here = {"state": state, "first": jnp.asarray(first)}
+        window = _Window(state, jnp.asarray(first), rows, scenario)
         best = quasi_newton(
-            partial(ahead, **here), signal, lower, upper, iterations, tolerance,
-            value_and_gradient=partial(evaluate, **here),
+            partial(_ahead, window=window, problem=problem), signal, lower, upper, iterations, tolerance,
+            value_and_gradient=partial(_ahead_and_gradient, window=window, problem=problem),
         )  # fmt: skip
         evaluations.append(int(best.iterations))
-        state, done, signal = act(best.signal, **here)
+        state, done, signal = _act(best.signal, window, problem, replan)
         applied.append(done)
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:steps], *applied)
-    worth = jax.jit(partial(value, problem))(start._replace(signal=whole), scenario)
+    worth = _value(problem, start._replace(signal=whole), scenario)
     return Applied(whole, worth, np.array(evaluations))
+
+
+class _Window(NamedTuple):
+    """What the next stretch of time begins with, and what is known to come."""
+
+    state: Any  # of the learning process
+    first: jax.Array  # number of the step
+    rows: Any  # inputs of the process, from step 0 to beyond the last
+    scenario: Scenario
+
+    def inputs(self, signal: Signal) -> Any:
+        """Those of the steps that `signal` is for."""
+        size = len(jax.tree.leaves(signal)[0])
+        rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, self.first, size), self.rows)
+        return rows._replace(signal=signal)
+
+
+# At the level of the module, so that problems of the same shapes share what is compiled.
+
+
+def _ahead(signal: Signal, window: _Window, problem: Problem) -> jax.Array:
+    """Value of the steps that `signal` is for, discounted to the first of them."""
+    seen = window.inputs(signal)
+    size = len(jax.tree.leaves(signal)[0])
+    learning = process(problem)._replace(init=lambda *_: window.state, inputs=lambda *_: seen)
+    weights = jnp.where(window.first + jnp.arange(size) < problem.steps, problem.discounts()[:size], 0)
+    plan, key = Plan(window.state.weights, signal), jax.random.key(0)  # averaged dynamics draw nothing
+    return -unroll(learning, weights, plan, window.scenario, key, memory=problem.memory, segment=problem.segment).value
+
+
+_ahead_and_gradient = jax.jit(jax.value_and_grad(_ahead), static_argnames="problem")
+_value = jax.jit(value, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _act(signal: Signal, window: _Window, problem: Problem, replan: int) -> tuple[Any, Signal, Signal]:
+    """The state `replan` steps on, the signal that led there, and where to start the next search."""
+    learning = process(problem)
+    plan = Plan(window.state.weights, signal)
+    done = jax.tree.map(lambda leaf: leaf[:replan], window.inputs(signal))
+    state, _ = jax.lax.scan(
+        lambda state, row: (learning.step(plan, state, row, window.scenario), None), window.state, done
+    )
+    after = window.first + len(jax.tree.leaves(signal)[0])
+    fresh = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, after, replan)
+    later = jax.tree.map(lambda s, leaf: jnp.concatenate([s[replan:], fresh(leaf)]), signal, window.rows.signal)
+    return state, done.signal, later

@@ -110,8 +110,8 @@ class Scenario:
             tasks = np.shape(leaf)[0] if np.ndim(leaf) else 0
             if not ((numbers >= 0) & (numbers < tasks)).all():
                 raise ValueError(
-                    f"turn has entries in {numbers.min()} .. {numbers.max()}, but a leaf of task has shape {np.shape(leaf)}: "
-                    "turns number its leading axis, from 0"
+                    f"turn has entries in {numbers.min()} .. {numbers.max()}, but a leaf of task has shape "
+                    f"{np.shape(leaf)}: turns number its leading axis, from 0"
                 )
 
     def in_force(self, turn: Any) -> Any:

@@ -139,6 +139,23 @@ class RecedingHorizonTest(InDoublePrecision):
         self.assertBetween(np.ptp(optimum.signal[4:]), 0.1, 0.99)  # there is something to get wrong
         np.testing.assert_allclose(applied.signal, optimum.signal, atol=1e-4)
 
+    def test_other_weights_and_tasks_share_what_is_compiled(self):
+        traced = []
+        flow = self.problem.system.flow
+
+        def counted(*arguments):
+            traced.append(1)
+            return flow(*arguments)
+
+        self.problem = dataclasses.replace(self.problem, system=self.problem.system._replace(flow=counted))
+        first = self.run_with(3, 2, 1e-3).value
+        self.assertNotEmpty(traced)
+        traced.clear()
+        self.start = self.start._replace(weights=(np.array([[0.3]]),))
+        self.scenario = Scenario(two_gaussians(1.0, 1.0))
+        self.assertGreater(abs(self.run_with(3, 2, 1e-3).value - first), 1e-3)
+        self.assertEmpty(traced)
+
     def test_errors(self):
         for look_ahead, replan, message in (
             (0, 1, "look_ahead=0 must be in 1 .. 40"),
