@@ -29,10 +29,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from metalearn.core.process import LearningProcess, Meta, Task
-from metalearn.core.unroll import Trajectory, first_order_step, unroll
+from metalearn.core.unroll import Trajectory, driving_rows, first_order_step, unroll
 
 
 class Estimate(NamedTuple):
@@ -149,39 +150,51 @@ def implicit(iterations: int, tolerance: float = 1e-10) -> Estimator:
             trajectory = unroll(process, weights, meta, task, key, memory=memory, segment=segment)
             _, inputs_key = jax.random.split(key)  # as in unroll
 
-            def last_input(meta):
-                return jax.tree.map(lambda x: x[-1], process.inputs(meta, task, inputs_key))
+            def last_inputs(meta):
+                """What drove the last update, and what the loss of the last state sees."""
+                inputs = process.inputs(meta, task, inputs_key)
+                rows, shown = driving_rows(inputs, len(weights) - 1)
+                last = lambda tree: jax.tree.map(lambda x: x[-1], tree)
+                return last(rows), last(inputs) if shown else None
 
-            def loss(meta, state):
-                rows = {len(x) for x in jax.tree.leaves(process.inputs(meta, task, inputs_key))}
-                return (
-                    weights[-1]
-                    * process.loss(meta, state, last_input(meta) if rows == {len(weights)} else None, task)[0]
-                )
-
+            loss = lambda meta, state: weights[-1] * process.loss(meta, state, last_inputs(meta)[1], task)[0]
+            step = lambda meta, state: process.step(meta, state, last_inputs(meta)[0], task)
             along_meta, along_state = jax.grad(loss, argnums=(0, 1))(meta, trajectory.final)
-            step = lambda meta, state: process.step(meta, state, last_input(meta), task)
             _, pulled_back = jax.vjp(step, meta, trajectory.final)
-            system = lambda u: jax.tree.map(jnp.subtract, u, pulled_back(u)[1])
-            solution, _ = cg(system, along_state, tol=tolerance, maxiter=iterations)
-            return Estimate(jax.tree.map(jnp.add, along_meta, pulled_back(solution)[0]), trajectory)
+            # As one vector: under vmap, cg refuses a pytree whose leaves are batched along different axes.
+            right, unflatten = ravel_pytree(along_state)
+            system = lambda u: u - ravel_pytree(pulled_back(unflatten(u))[1])[0]
+            solution, _ = cg(system, right, tol=tolerance, maxiter=iterations)
+            along = pulled_back(unflatten(solution))[0]
+            return Estimate(jax.tree.map(jnp.add, along_meta, along), trajectory)
 
         return estimate
 
     return estimator
 
 
-def estimator_named(name: str, horizon: int | None = None) -> Estimator:
-    """The estimator that a configuration names: "exact", "first_order" or "truncated" (which needs `horizon`).
+_NAMED = {"exact": exact, "first_order": first_order, "stepwise": stepwise, "displacement": displacement}
+_BUILT = {"truncated": (truncated, "horizon"), "implicit": (implicit, "iterations")}
+ESTIMATORS = (*_NAMED, *_BUILT)
+"""Names of all estimators, for `estimator_named`."""
+
+
+def estimator_named(name: str, *, horizon: int | None = None, iterations: int | None = None) -> Estimator:
+    """The estimator of that name, one of ESTIMATORS, as a configuration has it.
+
+    Args:
+        horizon: of "truncated", which alone needs it.
+        iterations: of "implicit", which alone needs it.
 
     Raises:
-        ValueError: unknown name, or "truncated" without a horizon.
+        ValueError: unknown name, or one whose argument is missing.
     """
-    if name == "truncated":
-        if horizon is None:
-            raise ValueError('estimator="truncated" needs a horizon: the number of last updates that are exact')
-        return truncated(horizon)
-    named = {"exact": exact, "first_order": first_order}
-    if name not in named:
-        raise ValueError(f"estimator={name!r} is unknown; choose one of {(*named, 'truncated')}")
-    return named[name]
+    if name in _NAMED:
+        return _NAMED[name]
+    if name not in _BUILT:
+        raise ValueError(f"estimator={name!r} is unknown; choose one of {ESTIMATORS}")
+    build, argument = _BUILT[name]
+    value = {"horizon": horizon, "iterations": iterations}[argument]
+    if value is None:
+        raise ValueError(f"estimator={name!r} needs {argument}: see `{name}`")
+    return build(value)
