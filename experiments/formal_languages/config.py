@@ -35,8 +35,10 @@ class TrainingSettings:
     objective: Literal["every_update", "terminal"] = "every_update"
     """"every_update" judges the weights after every inner update (the paper's multi-step loss), "terminal" after the
     last only."""
-    estimator: Literal["exact", "first_order", "truncated"] = "exact"
-    """Of the meta-gradient: "exact" (second order, the paper's), "first_order" or "truncated"."""
+    estimator: Literal["exact", "first_order", "truncated", "stepwise", "displacement"] = "exact"
+    """Of the meta-gradient: "exact" (second order, the paper's), "first_order", "truncated", "stepwise" (every state
+    through its own update only) or "displacement" (Reptile, which asks no objective). "implicit" would find nothing:
+    no loss ties these networks to their initial weights."""
     horizon: int = 1
     """Inner updates that "truncated" differentiates exactly."""
     memory: Literal["residuals", "recompute", "segments"] = "residuals"

@@ -21,7 +21,8 @@ def describe(config: Config) -> str:
     support = sizes.support_strings * min(_SUPPORT_TOKENS, sizes.length)
     query = sizes.query_strings * min(_QUERY_TOKENS, sizes.length)
     judged = updates if training.objective == "every_update" else 1
-    inner = {"exact": 9, "first_order": 3, "truncated": 9}[training.estimator]
+    # Forward passes that an update and its derivatives are worth; "stepwise" takes each exactly and to first order.
+    inner = {"exact": 9, "first_order": 3, "truncated": 9, "stepwise": 12, "displacement": 3}[training.estimator]
     episode = per_token * (inner * updates * support + 3 * judged * query)
     meta = config.seeds * training.steps * training.tasks * episode
     pre = config.seeds * training.steps * training.tasks * per_token * 3 * updates * (support + query)

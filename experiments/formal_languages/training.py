@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.formal_languages.config import Config
-from metalearn.core import OuterState, estimator_named, objectives, outer_loop, replicate, task_mesh, unroll
+from metalearn.core import OuterState, estimator_named, exact, objectives, outer_loop, replicate, task_mesh, unroll
 from metalearn.core.sharding import shard_tasks
 from metalearn.languages.episodes import Episode, EpisodeBatches, Prefetched, draw_language
 from metalearn.languages.lstm import lstm
@@ -123,13 +123,14 @@ class Trainer:
                     self._model, training.inner_rate, training.inner_gradient, training.query_rows or None
                 )
                 objective = getattr(objectives, training.objective)(updates)
+                estimator = estimator_named(training.estimator, horizon=training.horizon)
             else:
-                process, objective = pre_training(self._model), AT_ONCE
+                process, objective, estimator = pre_training(self._model), AT_ONCE, exact
             self._loops[kind, updates] = outer_loop(
                 process,
                 objective,
                 outer_optimizer(self._config.optimizer, training.steps),
-                estimator=estimator_named(training.estimator, training.horizon),
+                estimator=estimator,
                 memory=training.memory,
                 task_axis=training.task_axis,
                 mesh=self._mesh,

@@ -2,6 +2,7 @@
 
 from metalearn.core import objectives
 from metalearn.core.meta_gradient import (
+    ESTIMATORS,
     Estimate,
     Estimator,
     displacement,
@@ -19,6 +20,7 @@ from metalearn.core.sharding import replicate, shard_tasks, task_mesh
 from metalearn.core.unroll import Trajectory, unroll
 
 __all__ = [
+    "ESTIMATORS",
     "Estimate",
     "Estimator",
     "Learner",

@@ -173,28 +173,34 @@ def implicit(iterations: int, tolerance: float = 1e-10) -> Estimator:
     return estimator
 
 
-_NAMED = {"exact": exact, "first_order": first_order, "stepwise": stepwise, "displacement": displacement}
-_BUILT = {"truncated": (truncated, "horizon"), "implicit": (implicit, "iterations")}
-ESTIMATORS = (*_NAMED, *_BUILT)
-"""Names of all estimators, for `estimator_named`."""
+_NAMED: dict[str, Estimator] = {
+    "exact": exact,
+    "first_order": first_order,
+    "stepwise": stepwise,
+    "displacement": displacement,
+}
+ESTIMATORS = (*_NAMED, "truncated", "implicit")
+"""Names of all estimators."""
 
 
 def estimator_named(name: str, *, horizon: int | None = None, iterations: int | None = None) -> Estimator:
-    """The estimator of that name, one of ESTIMATORS, as a configuration has it.
+    """The estimator that a configuration names, one of ESTIMATORS.
 
     Args:
-        horizon: of "truncated", which alone needs it.
-        iterations: of "implicit", which alone needs it.
+        horizon: of "truncated", which needs it; the others do not look at it.
+        iterations: of "implicit", likewise.
 
     Raises:
-        ValueError: unknown name, or one whose argument is missing.
+        ValueError: unknown name, or a number that its estimator needs is missing.
     """
     if name in _NAMED:
         return _NAMED[name]
-    if name not in _BUILT:
-        raise ValueError(f"estimator={name!r} is unknown; choose one of {ESTIMATORS}")
-    build, argument = _BUILT[name]
-    value = {"horizon": horizon, "iterations": iterations}[argument]
-    if value is None:
-        raise ValueError(f"estimator={name!r} needs {argument}: see `{name}`")
-    return build(value)
+    if name == "truncated":
+        if horizon is None:
+            raise ValueError('estimator="truncated" needs a horizon: the number of last updates that are exact')
+        return truncated(horizon)
+    if name == "implicit":
+        if iterations is None:
+            raise ValueError('estimator="implicit" needs iterations: how many steps of conjugate gradients at most')
+        return implicit(iterations)
+    raise ValueError(f"estimator={name!r} is unknown; choose one of {ESTIMATORS}")

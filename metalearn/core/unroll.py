@@ -69,7 +69,7 @@ def unroll(
     init_key, inputs_key = jax.random.split(key)
     state = process.init(meta, task, init_key)
     inputs = process.inputs(meta, task, inputs_key)
-    rows, shown = _rows(inputs, updates)
+    rows, shown = driving_rows(inputs, updates)
     row = lambda k: jax.tree.map(lambda x: x[k], inputs) if shown else None
 
     def judge(state: State, input: Input) -> tuple[jax.Array, Metrics]:
@@ -131,8 +131,12 @@ def _trajectory(weights, state: State, judged: tuple[jax.Array, Metrics]) -> Tra
     return Trajectory(jnp.asarray(weights, losses.dtype) @ losses, state, losses, metrics)
 
 
-def _rows(inputs: Any, updates: int) -> tuple[Any, bool]:
-    """Inputs of the K updates, and whether losses are shown inputs too."""
+def driving_rows(inputs: Any, updates: int) -> tuple[Any, bool]:
+    """Those of a process's inputs that drive its K updates, and whether losses are shown inputs too.
+
+    Raises:
+        ValueError: neither K nor K + 1 rows.
+    """
     leaves = jax.tree.leaves(inputs)
     if not leaves:
         return inputs, False

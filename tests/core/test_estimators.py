@@ -8,6 +8,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 from metalearn.core import (
+    ESTIMATORS,
     LearningProcess,
     displacement,
     estimator_named,
@@ -89,19 +90,26 @@ class QuadraticTest(parameterized.TestCase):
         np.testing.assert_allclose(self.estimate(displacement).gradient["w"], expected, rtol=1e-12)
 
     @parameterized.parameters(False, True)
-    def test_implicit_at_the_optimum(self, rate_is_an_input):
-        """|X w - y|^2 / 2n + c |w - start|^2 / 2 is least at w = (X'X / n + c)^-1 (X'y / n + c start)."""
-        strength, updates = 0.8, 80
+    def test_implicit_at_the_optimum(self, strength_is_an_input):
+        """|X w - y|^2 / 2n + c |w - start|^2 / 2 is least at w = (X'X / n + c)^-1 (X'y / n + c start).
+
+        As an input, c has one row more than there are updates, which is seen by the loss and drives nothing.
+        """
+        strength, last, updates = 0.8, 5.0, 80
         squares = lambda w, task, part: 0.5 * jnp.mean((task[part + "x"] @ w - task[part + "y"]) ** 2)
         process = gradient_process(
             init=lambda meta, task, key: meta["w"],
-            inputs=lambda meta, task, key: jnp.full(updates + 1, 0.3) if rate_is_an_input else (),
-            inner_loss=lambda meta, w, input, task: squares(w, task, "") + strength / 2 * jnp.sum((w - meta["w"]) ** 2),
+            inputs=lambda meta, task, key: (
+                jnp.full(updates + 1, strength).at[-1].set(last) if strength_is_an_input else ()
+            ),
+            inner_loss=lambda meta, w, input, task: (
+                squares(w, task, "") + (input if strength_is_an_input else strength) / 2 * jnp.sum((w - meta["w"]) ** 2)
+            ),
             outer_loss=lambda meta, w, input, task: (
-                meta["scale"] * squares(w, task, "query_") + (0 * input if rate_is_an_input else 0),
+                meta["scale"] * squares(w, task, "query_") * (input if strength_is_an_input else last),
                 {},
             ),
-            rule=optax_rule(optax.identity(), lambda meta, input: input if rate_is_an_input else 0.3),
+            rule=optax_rule(optax.sgd(0.3)),
         )
         meta = {"w": self.problem.meta["w"], "scale": np.array(1.7)}
         estimator = implicit(3)(process, objectives.terminal(updates))
@@ -110,9 +118,9 @@ class QuadraticTest(parameterized.TestCase):
         system = x.T @ x / len(y) + strength * np.eye(3)
         optimum = np.linalg.solve(system, x.T @ y / len(y) + strength * meta["w"])
         error = query_x @ optimum - query_y
-        expected = 1.7 * strength * np.linalg.solve(system, query_x.T @ error / len(query_y))
+        expected = 1.7 * last * strength * np.linalg.solve(system, query_x.T @ error / len(query_y))
         np.testing.assert_allclose(found.gradient["w"], expected, rtol=1e-8)
-        np.testing.assert_allclose(found.gradient["scale"], 0.5 * np.mean(error**2), rtol=1e-8)
+        np.testing.assert_allclose(found.gradient["scale"], last * 0.5 * np.mean(error**2), rtol=1e-8)
 
     def test_final_state(self):
         final = self.estimate(exact).trajectory.final
@@ -182,16 +190,41 @@ class PassThroughTest(absltest.TestCase):
         self.assertEqual(estimate.gradient, 1.0)
 
 
-class NamesTest(absltest.TestCase):
-    def test_names(self):
-        self.assertIs(estimator_named("exact"), exact)
-        self.assertIs(estimator_named("first_order"), first_order)
+class NamesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("exact", exact), ("first_order", first_order), ("stepwise", stepwise), ("displacement", displacement)
+    )
+    def test_names(self, name, estimator):
+        self.assertIs(estimator_named(name), estimator)
+
+    def test_names_that_take_a_number(self):
+        """Truncated by hand in one dimension: x -> x/2 four times, judged by x. Implicit: a fixed point."""
+        process = LearningProcess(
+            init=lambda meta, task, key: meta,
+            inputs=lambda meta, task, key: (),
+            step=lambda meta, state, input, task: state / 2,
+            loss=lambda meta, state, input, task: (state, {}),
+        )
+        for horizon in (1, 3):
+            estimator = estimator_named("truncated", horizon=horizon)
+            found = estimator(process, objectives.terminal(4))(1.0, (), jax.random.key(0)).gradient
+            self.assertEqual(found, 0.5**horizon)
+        # s = s / 2 + meta at the fixed point: ds/dmeta = 2.
+        tied = process._replace(step=lambda meta, state, input, task: state / 2 + meta)
+        estimator = estimator_named("implicit", iterations=1)
+        self.assertEqual(estimator(tied, objectives.terminal(4))(1.0, (), jax.random.key(0)).gradient, 2.0)
+
+    def test_all_names(self):
+        for name in ESTIMATORS:
+            self.assertTrue(callable(estimator_named(name, horizon=1, iterations=1)))
 
     def test_errors_name_what_to_change(self):
-        with self.assertRaisesRegex(ValueError, "estimator='maml' is unknown.*exact.*first_order.*truncated"):
+        with self.assertRaisesRegex(ValueError, "estimator='maml' is unknown.*" + ".*".join(ESTIMATORS)):
             estimator_named("maml")
         with self.assertRaisesRegex(ValueError, "needs a horizon"):
-            estimator_named("truncated")
+            estimator_named("truncated", iterations=2)
+        with self.assertRaisesRegex(ValueError, "needs iterations"):
+            estimator_named("implicit", horizon=2)
         with self.assertRaisesRegex(ValueError, "horizon=-1 must not be negative"):
             estimator_named("truncated", horizon=-1)
         with self.assertRaisesRegex(ValueError, "iterations=0"):
