@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.learning_effort.studies import Experiment
+from experiments.learning_effort.studies import Experiment, settings_at_points
 
 # A step of the averaged equations of a small network is dispatch, not arithmetic: forward and backward, one CPU core.
 _SECONDS_PER_STEP = 8e-6
@@ -23,6 +23,9 @@ def describe(experiment: Experiment, settings: Any) -> str:
     plan = jax.eval_shape(study.neutral, weights)
     size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     steps = study.problem.steps
+    if experiment.apart:
+        lengths = [experiment.study(fixed).problem.steps for fixed in settings_at_points(experiment, settings)]
+        steps = round(np.mean(lengths))
 
     def step(weights, signal):
         learner = study.problem.system

@@ -13,7 +13,8 @@ An experiment is an `Experiment`: presets, a function from settings to a `Study`
 
 `solve` computes the trajectory without control, finds the best control, and computes the trajectory under it, for each
 lane: a lane is one initial weights, at one point of a sweep. A sweep is nothing but settings with traced fields:
-`points` names fields and their values, so `study` must treat these fields as arrays.
+`points` names fields and their values, so `study` must treat these fields as arrays (unless points are searched
+`apart`).
 
 All of it is learning on averages; `validate` repeats the first lane with learning from samples.
 """
@@ -217,6 +218,8 @@ class Experiment(NamedTuple):
     claims: what the paper says.
     points: settings -> name of a field -> its values [points], for sweeps.
     numbers: outcome -> further numbers for result.json.
+    apart: points are searched one after the other, each compiled with its values as constants: for fields on which
+        shapes depend, where the cost of a search should follow from its own size.
     further: settings -> arrays that cannot be had from the best controls of lanes; None: nothing of the kind.
     columns: of the figure.
     until: last step that the figure shows, where the rest is flat; None: all.
@@ -229,6 +232,7 @@ class Experiment(NamedTuple):
     claims: tuple[Tested, ...]
     points: Callable[[Any], Mapping[str, np.ndarray]] = lambda settings: {}
     numbers: Callable[[Outcome], dict[str, Any]] = lambda outcome: {}
+    apart: bool = False
     further: Callable[[Any], dict[str, np.ndarray]] | None = None
     columns: int = 3
     until: int | None = None
@@ -246,9 +250,36 @@ def solve(experiment: Experiment, settings: Any, paths: RunPaths) -> Outcome:
     Raises:
         FloatingPointError: a trajectory diverges.
     """
+    study = experiment.study(settings)
+    swept = {name: np.asarray(values) for name, values in experiment.points(settings).items()}
+    count = len(next(iter(swept.values()))) if swept else 1
+    parts: list[dict[str, np.ndarray]] = []
+    if experiment.apart:
+        for n, fixed in enumerate(settings_at_points(experiment, settings)):
+            label = f"{n + 1} of {count} ({', '.join(f'{name} = {getattr(fixed, name)}' for name in swept)}): "
+            parts += _searched(experiment, fixed, {}, paths, n * settings.seeds, label)
+    else:
+        parts = _searched(experiment, settings, swept, paths, 0, "")
+    looked_at = [name for name in parts[0] if name != "values" and not name.startswith("chosen")]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in looked_at}
+    control, baseline = (_series_of(whole, which) for which in ("control", "baseline"))
+    numbers = {name: np.repeat(values, settings.seeds) for name, values in swept.items()}
+    further = _stored(paths, "further", functools.partial(experiment.further, settings)) if experiment.further else None
+    searched = whole["residual"], whole["iterations"]
+    return Outcome(settings, study.data, numbers, control, baseline, *searched, further=further)
+
+
+def settings_at_points(experiment: Experiment, settings: Any) -> list[Any]:
+    """The settings at each point of a sweep."""
+    swept = {name: np.asarray(values).tolist() for name, values in experiment.points(settings).items()}
+    points = zip(*swept.values(), strict=True)
+    return [dataclasses.replace(settings, **dict(zip(swept, point, strict=True))) for point in points]
+
+
+def _searched(experiment, settings, swept, paths: RunPaths, first: int, label: str) -> list[dict[str, np.ndarray]]:
+    """What `_found` tells of all points of `swept`, from one compiled search; its lanes are number `first` and on."""
     study_at = lambda point: experiment.study(dataclasses.replace(settings, **point))
     study = experiment.study(settings)
-    swept = {name: jnp.asarray(values, float) for name, values in experiment.points(settings).items()}
     points = len(next(iter(swept.values()))) if swept else 1
     keys = [jax.random.fold_in(jax.random.key(settings.seed), seed) for seed in range(settings.seeds)]
     each_point = lambda leaf: jnp.tile(leaf, (points, *[1] * (leaf.ndim - 1)))
@@ -258,7 +289,8 @@ def solve(experiment: Experiment, settings: Any, paths: RunPaths) -> Outcome:
         return weights, study.start(weights, jax.random.fold_in(key, 1))
 
     weights, start = jax.tree.map(each_point, jax.vmap(begin)(jnp.stack(keys)))
-    lanes = _Lanes({name: jnp.repeat(v, settings.seeds) for name, v in swept.items()}, weights, start)
+    each_seed = lambda values: jnp.repeat(jnp.asarray(values, float), settings.seeds)
+    lanes = _Lanes(jax.tree.map(each_seed, swept), weights, start)
 
     def value(chosen, weights, point):
         here = study_at(point)
@@ -267,16 +299,10 @@ def solve(experiment: Experiment, settings: Any, paths: RunPaths) -> Outcome:
     series = jax.jit(lambda chosen, lanes: jax.lax.map(lambda lane: _both(study_at, *lane), (chosen, lanes)))
     search = _one_by_one if settings.optimizer == "quasi_newton" else _together
     parts = []
-    for name, part, optimum in search(study, settings, value, lanes):
-        found = functools.partial(_found, study, series, part, optimum)
-        parts.append(_stored(paths, name, found))
-    looked_at = [name for name in parts[0] if name != "values" and not name.startswith("chosen")]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in looked_at}
-    control, baseline = (_series_of(whole, which) for which in ("control", "baseline"))
-    numbers = {name: np.asarray(v) for name, v in lanes.points.items()}
-    further = _stored(paths, "further", functools.partial(experiment.further, settings)) if experiment.further else None
-    searched = whole["residual"], whole["iterations"]
-    return Outcome(settings, study.data, numbers, control, baseline, *searched, further=further)
+    for place, part, optimum in search(study, settings, value, lanes, label):
+        found = functools.partial(_found, study, series, part, optimum, label)
+        parts.append(_stored(paths, _name(first + place), found))
+    return parts
 
 
 def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validation | None:
@@ -291,7 +317,7 @@ def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validati
         key = jax.random.fold_in(jax.random.key(settings.seed), 0)
         weights = study.init(key)
         leaves, structure = jax.tree.flatten(jax.eval_shape(study.start, weights, key))
-        kept = _load(paths, _name(0, settings))
+        kept = _load(paths, _name(0))
         chosen = jax.tree.unflatten(structure, [jnp.asarray(kept[f"chosen {i}"][0]) for i in range(len(leaves))])
         keys = jax.random.split(jax.random.fold_in(key, 2), settings.runs)
         problem, scenario = study.witness
@@ -319,11 +345,15 @@ def _judged(tested: Tested, samples: np.ndarray, exact: bool) -> Verdict:
     return judge(claim, samples)
 
 
-def _name(lane: int, settings: Any) -> str:
-    return f"lane_{lane}" if settings.optimizer == "quasi_newton" else "lanes"
+def _name(first: int) -> str:
+    """Where what was found for lanes that were searched together is kept, by the number of their first."""
+    return f"lanes_{first}"
 
 
-def _one_by_one(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Callable[[], optimise.Optimum]]]:
+_Searches = Iterable[tuple[int, _Lanes, Callable[[], optimise.Optimum]]]  # from which lane on
+
+
+def _one_by_one(study, settings, value, lanes, label) -> _Searches:
     evaluate = jax.jit(jax.value_and_grad(value))
     count = len(jax.tree.leaves(lanes)[0])
     for lane in range(count):
@@ -331,7 +361,7 @@ def _one_by_one(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Ca
         points, weights, start = jax.tree.map(lambda leaf: leaf[0], part)
 
         def optimum(points=points, weights=weights, start=start, lane=lane):
-            with Progress(settings.iterations, f"control {lane + 1} of {count}, evaluations") as progress:
+            with Progress(settings.iterations, f"{label}control {lane + 1} of {count}, evaluations") as progress:
                 found = optimise.quasi_newton(
                     lambda chosen: value(chosen, weights, points),
                     start,
@@ -344,17 +374,17 @@ def _one_by_one(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Ca
                 )
             return jax.tree.map(lambda leaf: leaf[None], found)
 
-        yield _name(lane, settings), part, optimum
+        yield lane, part, optimum
 
 
-def _together(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Callable[[], optimise.Optimum]]]:
+def _together(study, settings, value, lanes, label) -> _Searches:
     """All lanes as one problem, the sum of their values: first-order steps of one lane do not see the others."""
     count = len(jax.tree.leaves(lanes)[0])
     optimizer = {"ascent": optax.sgd, "adam": optax.adam, "amsgrad": optax.amsgrad}[settings.optimizer](settings.rate)
     total = lambda chosen: jnp.sum(jax.vmap(value)(chosen, lanes.weights, lanes.points))
 
     def optimum():
-        with Progress(settings.iterations, f"{count} controls, iterations") as progress:
+        with Progress(settings.iterations, f"{label}{count} controls, iterations") as progress:
             watch = lambda k, sum_of_values: progress.update(int(k) + 1, value=sum_of_values / count)
             climb = jax.jit(
                 lambda start: optimise.ascend(
@@ -374,10 +404,10 @@ def _together(study, settings, value, lanes) -> Iterable[tuple[str, _Lanes, Call
         rest = jax.tree.map(each, found._replace(signal=()))
         return rest._replace(signal=found.signal)
 
-    yield _name(0, settings), lanes, optimum
+    yield 0, lanes, optimum
 
 
-def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum]) -> dict[str, np.ndarray]:
+def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum], label: str) -> dict[str, np.ndarray]:
     best = optimum()
     both = series(best.signal, lanes)
     for which, ran in both.items():
@@ -386,7 +416,7 @@ def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum]
             chosen, weights = jax.tree.map(operator.itemgetter(bad[0]), (best.signal, lanes.weights))
             plan = study.plan(chosen, weights) if which == "control" else study.neutral(weights)
             account(study.judged, plan, study.scenario)  # says at which step, and what would help
-            raise FloatingPointError(f"the trajectory of lane {bad[0]} diverges at {lanes.points}")
+            raise FloatingPointError(f"{label}the trajectory of lane {bad[0]} diverges at {lanes.points}")
     arrays = {"residual": best.residual, "iterations": best.iterations, "values": best.values}
     arrays |= {f"chosen {i}": leaf for i, leaf in enumerate(jax.tree.leaves(best.signal))}
     for which, ran in both.items():
