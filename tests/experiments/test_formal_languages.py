@@ -3,13 +3,12 @@
 import contextlib
 import csv
 import dataclasses
-import io
 import json
 import pathlib
 import tempfile
+import typing
 from unittest import mock
 
-import jax
 import matplotlib.image
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -22,14 +21,17 @@ from experiments.formal_languages.config import (
     ModelSettings,
     TrainingSettings,
 )
+from experiments.formal_languages.cost import describe
 from experiments.formal_languages.evaluation import LEARNERS, MEMORISATION, Evaluation
 from experiments.formal_languages.training import Trainer
+from metalearn.core import ESTIMATORS
 from metalearn.languages.adaptation import AdaptationSettings
 from metalearn.languages.episodes import EpisodeSettings
 from metalearn.languages.targets import TARGETS
-from metalearn.run import ConfigError, enable_compilation_cache
+from metalearn.run import ConfigError
 from metalearn.run.config import override
 from tests.run.folder_case import FolderCase
+from tests.run.small_runs import compile_little, quietly
 
 LANGUAGES = ("An", "AnBn", "XX")
 TINY = Config(
@@ -42,17 +44,6 @@ TINY = Config(
         languages=LANGUAGES, strings=(1, 3), reference_draws=500, budget=60, max_symbols=12, test_strings=4
     ),
 )
-CACHE_OPTIONS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
-
-
-def quietly(call):
-    """(result, standard output)."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
-        return call(), out.getvalue()
 
 
 def interrupted(config, folder):
@@ -74,13 +65,8 @@ class RunTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        for option in CACHE_OPTIONS:
-            cls.addClassCleanup(jax.config.update, option, getattr(jax.config, option))
-        cls.addClassCleanup(jax.experimental.compilation_cache.compilation_cache.reset_cache)
         folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        cls.addClassCleanup(jax.config.update, "jax_disable_most_optimizations", False)
-        jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time is spent compiling
-        enable_compilation_cache(folder / "cache")  # the restart compiles the same programs again
+        compile_little(cls, folder / "cache")  # nearly all of the time is spent compiling, by the restart once more
         cls.whole, cls.resumed = folder / "whole", folder / "resumed"
         cls.result, cls.printed = quietly(lambda: run(TINY, cls.whole))
         quietly(lambda: interrupted(TINY, cls.resumed))
@@ -219,6 +205,13 @@ class ConfigTest(FolderCase):
     def test_errors(self, changes, message):
         with self.assertRaisesRegex(ConfigError, message):
             override(TINY, changes)
+
+    def test_offers_all_estimators_but_one(self):
+        """And knows their costs. Nothing ties the networks to their initial weights, as the implicit one needs."""
+        offered = typing.get_args(typing.get_type_hints(TrainingSettings)["estimator"])
+        self.assertEqual(set(offered), set(ESTIMATORS) - {"implicit"})
+        costs = [describe(override(TINY, {"training.estimator": name})) for name in offered]
+        self.assertLen(set(costs), 3)
 
     @parameterized.parameters(*PRESETS)
     def test_dry_run_prints_sizes_and_computes_nothing(self, preset):

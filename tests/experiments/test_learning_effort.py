@@ -1,8 +1,6 @@
 """The learning-effort experiments: the framework against slow loops, runs from end to end, and what they refuse."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import tempfile
 from unittest import mock
@@ -19,23 +17,13 @@ from experiments.learning_effort.__main__ import main, run
 from experiments.learning_effort.experiments import EXPERIMENTS
 from experiments.learning_effort.neuron import NEURON, NeuronSweeps, single_neuron, sweep_points
 from metalearn.effort import optimise
-from metalearn.run import RunDirectory, enable_compilation_cache
+from metalearn.run import RunDirectory
 from metalearn.run.config import ConfigError, checked, override
 from tests.run.folder_case import FolderCase
+from tests.run.small_runs import compile_little, quietly
 
 # Learns fast, so that a few steps are a whole trajectory.
 SMALL = dataclasses.replace(NEURON, steps=12, dt=0.05, decay=0.3, scale=0.5, iterations=300, tolerance=1e-7)
-CACHE_OPTIONS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
-
-
-def quietly(call):
-    """(result, standard output)."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
-        return call(), out.getvalue()
 
 
 def slow_neuron(settings, g, w):
@@ -63,12 +51,7 @@ class CompiledOnce(FolderCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        for option in CACHE_OPTIONS:
-            cls.addClassCleanup(jax.config.update, option, getattr(jax.config, option))
-        cls.addClassCleanup(jax.experimental.compilation_cache.compilation_cache.reset_cache)
-        cls.addClassCleanup(jax.config.update, "jax_disable_most_optimizations", False)
-        jax.config.update("jax_disable_most_optimizations", True)
-        enable_compilation_cache(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        compile_little(cls, cls.enterClassContext(tempfile.TemporaryDirectory()))
 
 
 class SolveTest(CompiledOnce):

@@ -1,8 +1,6 @@
 """Engagement, learning rates, initial weights and what is beyond the paper, against oracles."""
 
-import contextlib
 import dataclasses
-import io
 from unittest import mock
 
 import jax
@@ -16,11 +14,7 @@ from metalearn.effort import datasets, digits, system
 from metalearn.run import RunDirectory
 from metalearn.run.config import ConfigError, override
 from tests.run.folder_case import FolderCase
-
-
-def quietly(call):
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return call()
+from tests.run.small_runs import quietly
 
 
 def outcome_of(values):
@@ -91,7 +85,7 @@ class RateTest(FolderCase):
         swept = {"gamma": np.array([0.7, 1.0, 1.0]), "beta": np.array([0.3, 0.3, 0.8])}
         experiment = studies.Experiment("", {}, rates.on_tree, (), (), points=lambda _: swept)
         with jax.enable_x64(True), RunDirectory.open(self.folder / "run", settings) as paths:
-            outcome = quietly(lambda: studies.solve(experiment, settings, paths))
+            outcome, _ = quietly(lambda: studies.solve(experiment, settings, paths))
         found, formula = outcome.control.measures["rho"], rates.closed_form(outcome)
         self.assertGreater(np.ptp(found[:, :180], axis=1).min(), 0.05)
         # Away from the end, where the last step acts on nothing; the formula is exact in continuous time.

@@ -9,20 +9,13 @@ from absl.testing import absltest
 
 from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache, use_all_cores
 from tests.run.folder_case import FolderCase
-
-OPTIONS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
+from tests.run.small_runs import restore_cache
 
 
 class CompilationTest(FolderCase):
     def setUp(self):
         super().setUp()
-        for option in OPTIONS:
-            self.addCleanup(jax.config.update, option, getattr(jax.config, option))
-        self.addCleanup(jax.experimental.compilation_cache.compilation_cache.reset_cache)
+        restore_cache(self.addCleanup)
 
     def test_second_compilation_comes_from_the_cache(self):
         folder = self.folder / "new" / "cache"
