@@ -4,12 +4,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl.testing import absltest, parameterized
 
-from metalearn.core import objectives, unroll
-from metalearn.fewshot.encoders import EncoderParams, encode
-from metalearn.fewshot.family import ALGORITHMS, Setting, Weights, algorithm
+from metalearn.core import exact, objectives, optax_rule, unroll
+from metalearn.fewshot.encoders import EncoderParams, encode, resnet12
+from metalearn.fewshot.family import ALGORITHMS, Setting, Weights, algorithm, learner
 from metalearn.fewshot.family.forward import relaxed_mask
 from metalearn.fewshot.family.rules import spectral_product
 from metalearn.fewshot.heads import Head
@@ -22,13 +23,15 @@ def weights_of(meta):
 
 
 def states(of, meta, task, steps=tiny.STEPS):
-    """The parameters of the K + 1 states, by single steps of the process."""
+    """The parameters of the K + 1 states, by single steps of the process.
+
+    Nothing is compiled as a whole: operation by operation, what is compiled for one algorithm serves them all.
+    """
     key = jax.random.key(0)
-    state = compiled(of.process.init)(meta, task, key)
-    rows = of.process.inputs(meta, task, key)
-    step, params = compiled(of.process.step), [state.params]
+    state, rows = of.process.init(meta, task, key), of.process.inputs(meta, task, key)
+    params = [state.params]
     for k in range(steps):
-        state = step(meta, state, jax.tree.map(lambda x, k=k: x[k], rows), task)
+        state = of.process.step(meta, state, jax.tree.map(lambda x, k=k: x[k], rows), task)
         params.append(state.params)
     return params
 
@@ -46,15 +49,20 @@ def unroll_values(of, meta, task):
 
 def judged(of, meta, params, task):
     """Loss of a state with these parameters."""
+    state = of.process.init(meta, task, jax.random.key(0))._replace(params=params)
+    return of.process.loss(meta, state, None, task)[0]
 
-    def value(meta, params, task):
-        state = of.process.init(meta, task, jax.random.key(0))._replace(params=params)
-        return of.process.loss(meta, state, None, task)[0]
 
-    return compiled(value)(meta, params, task)
+RESNET = resnet12((3, 3), channels=1, size=tiny.SIZE, convolution="direct")
 
 
 class FamilyTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.addClassCleanup(jax.config.update, "jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time is spent compiling
+
     def setUp(self):
         super().setUp()
         self.enter_context(jax.enable_x64(True))
@@ -114,6 +122,31 @@ class GradientTest(FamilyTest):
         first_order = self.along(query_gradient, weights_of(direction))
         self.assertGreater(abs(first_order - slope), 1e-3 * abs(slope))  # the second order is really there
 
+    def test_without_a_rate_it_is_the_query_gradient_at_the_start(self):
+        """And moving the rates moves the loss by the product of the two gradients."""
+        of, meta = self.of("meta_sgd")
+        weights = weights_of(meta)
+        meta["rates"] = jax.tree.map(np.zeros_like, meta["rates"])
+        _, support = tiny.value_and_gradient(weights, self.task.support_x, self.task.support_y)
+        _, query = tiny.value_and_gradient(weights, self.task.query_x, self.task.query_y)
+        found = estimate(of, meta, self.task).gradient
+        self.assert_same(weights_of(found), query)
+        self.assert_same(found["rates"], jax.tree.map(lambda s, q: -tiny.STEPS * s * q, support, query))
+
+    @parameterized.parameters(
+        *(name for name in ALGORITHMS if algorithm(name, tiny.setting()).estimator is exact and name != "mt_net")
+    )
+    @pytest.mark.slow
+    def test_on_resnet12_exact_gradients_are_the_slopes(self, name):
+        """Of the objective, along a random direction of all meta-parameters."""
+        of, meta = self.of(name, encoder=RESNET)
+        objective = of.objective(0) if callable(of.objective) else of.objective
+        value = compiled(lambda meta: unroll(of.process, objective, meta, self.task, jax.random.key(0)).value)
+        direction = tiny.randomised(jax.tree.map(np.zeros_like, meta), seed=1)
+        above, below = (value(tiny.shifted(meta, direction, size)) for size in (1e-6, -1e-6))
+        found = self.along(estimate(of, meta, self.task).gradient, direction)
+        np.testing.assert_allclose(found, (above - below) / 2e-6, rtol=1e-4)
+
     def test_first_order_is_the_query_gradient_at_the_adapted_weights(self):
         of, meta = self.of("fomaml")
         _, expected = tiny.value_and_gradient(self.slow(meta)[-1], self.task.query_x, self.task.query_y)
@@ -131,9 +164,9 @@ class StartsTest(FamilyTest):
         of, meta = self.of(name)
         expected = self.slow(meta, only)
         if name == "anil":  # the state carries the features of the body, which stays
-            state, step = compiled(of.process.init)(meta, self.task, None), compiled(of.process.step)
+            state = of.process.init(meta, self.task, None)
             for k in range(tiny.STEPS):
-                state = step(meta, state, (), self.task)
+                state = of.process.step(meta, state, (), self.task)
                 self.assert_same(state[0].params, expected[k + 1].head)
             return
         part = (lambda w: w.body) if name == "boil" else lambda w: w
@@ -187,7 +220,7 @@ class StartsTest(FamilyTest):
         units = np.maximum(means @ hidden.weights + hidden.bias, 0)
         gamma = 1 / (1 + np.exp(-(units @ last.weights + last.bias)))
         expected = [g * w for g, w in zip(gamma, jax.tree.leaves(weights_of(meta)), strict=True)]
-        found = compiled(of.process.init)(meta, self.task, jax.random.key(0)).params
+        found = of.process.init(meta, self.task, jax.random.key(0)).params
         self.assert_same(jax.tree.leaves(found), expected)
 
     def test_a_context_that_shifts_maps_is_maml_on_the_offsets(self):
@@ -198,6 +231,28 @@ class StartsTest(FamilyTest):
         offset = lambda w: w.body.norms[0][0].offset
         np.testing.assert_allclose(found, [offset(w) - offset(expected[0]) for w in expected], rtol=1e-9)
         value, _ = tiny.value_and_gradient(expected[-1], self.task.query_x, self.task.query_y)
+        np.testing.assert_allclose(judged(of, meta, found[-1], self.task), value, rtol=1e-9)
+
+    def test_on_resnet12_a_context_is_maml_on_the_offsets_of_one_convolution(self):
+        """The first of the last block but one."""
+        of, meta = self.of("cavia", {"size": 3}, encoder=RESNET)
+        meta["film"] = np.concatenate([np.zeros((3, 3)), np.eye(3)], axis=1)
+
+        def loss(context, x, y):
+            weights = weights_of(meta)
+            (first, *rest), *blocks = weights.body.norms
+            shifted = first._replace(offset=first.offset + context)
+            body = weights.body._replace(norms=((shifted, *rest), *blocks))
+            scores = encode(RESNET, body, x)[0] @ weights.head.weights + weights.head.bias
+            return -jnp.mean(jax.nn.log_softmax(scores)[jnp.arange(len(y)), y])
+
+        expected = [np.zeros(3)]
+        for _ in range(tiny.STEPS):
+            gradient = jax.grad(loss)(expected[-1], self.task.support_x, self.task.support_y)
+            expected.append(expected[-1] - self.rate * np.asarray(gradient))
+        found = states(of, meta, self.task)
+        self.assert_same(found, expected)
+        value = loss(expected[-1], self.task.query_x, self.task.query_y)
         np.testing.assert_allclose(judged(of, meta, found[-1], self.task), value, rtol=1e-9)
 
     def test_a_context_that_scales_maps_is_maml_on_scales_and_offsets(self):
@@ -227,6 +282,33 @@ class RulesTest(FamilyTest):
         of = algorithm("meta_sgd", tiny.setting())
         meta = compiled(of.init)(jax.random.key(0))
         self.assert_same(meta["rates"], tiny.rates_like(weights_of(meta), self.rate))
+
+    def descent(self, factor=1.0, rate=0.3, decay=0.0, momentum=0.9):
+        """MAML's learner on `factor` times its loss, by Nesterov's momentum with weight decay; its states."""
+        _, meta = self.of("maml")
+        rule = optax_rule(
+            optax.chain(optax.add_decayed_weights(decay), optax.trace(momentum, nesterov=True), optax.scale(-rate))
+        )
+        process = learner(tiny.setting(), inner_loss=lambda m, w, i, t: factor * tiny.loss(w, *t[:2]), rule=rule)
+        return states(algorithm("maml", tiny.setting())._replace(process=process), meta, self.task, steps=3)
+
+    def test_momentum_and_decay_are_those_of_pytorch(self):
+        """torch.optim.SGD(momentum, nesterov=True, weight_decay), in numpy."""
+        expected = [weights_of(self.of("maml")[1])]
+        buffer = jax.tree.map(np.zeros_like, expected[0])
+        for _ in range(3):
+            _, gradient = tiny.value_and_gradient(expected[-1], self.task.support_x, self.task.support_y)
+            gradient = jax.tree.map(lambda g, w: g + 0.2 * w, gradient, expected[-1])
+            buffer = jax.tree.map(lambda b, g: 0.9 * b + g, buffer, gradient)
+            expected.append(jax.tree.map(lambda w, g, b: w - 0.3 * (g + 0.9 * b), expected[-1], gradient, buffer))
+        self.assert_same(self.descent(decay=0.2), expected)
+
+    def test_a_multiple_of_the_loss_is_a_multiple_of_the_rate(self):
+        """Whatever the momentum; weight decay then counts relative to the loss."""
+        found = self.descent(factor=2.5, decay=0.2)
+        self.assert_same(found, self.descent(rate=2.5 * 0.3, decay=0.2 / 2.5))
+        other = self.descent(rate=2.5 * 0.3, decay=0.2)[-1]
+        self.assertGreater(np.abs(other.head.weights - found[-1].head.weights).max(), 1e-3)
 
     def plus_plus(self):
         """MAML++ and its meta-parameters, with the weights of each state besides the norms."""
@@ -266,17 +348,19 @@ class RulesTest(FamilyTest):
         with self.assertRaisesRegex(ValueError, "annealing=0"):
             algorithm("maml_plus_plus", tiny.setting(), annealing=0)
 
-    @parameterized.parameters("meta_curvature", "t_net", "warp_grad")
-    def test_as_initialised_it_is_maml(self, name):
-        self.check_as_initialised(*self.of(name), name)
+    @parameterized.parameters(
+        ("meta_curvature",), ("t_net",), ("warp_grad",), ("alfa", {"decay": 0.0}), ("gap",), ("approximate_gap",)
+    )
+    def test_as_initialised_it_is_maml(self, name, options=None):
+        self.check_as_initialised(name, options)
 
-    @parameterized.parameters(("alfa", {"decay": 0.0}), ("gap",), ("approximate_gap",), ("metal",))
     @pytest.mark.slow
-    def test_as_initialised_they_are_maml_too(self, name, options=None):
-        self.check_as_initialised(*self.of(name, options), name)
+    def test_as_initialised_metal_is_maml(self):
+        self.check_as_initialised("metal")
 
-    def check_as_initialised(self, of, meta, name):
+    def check_as_initialised(self, name, options=None):
         """From random initial weights; what the algorithm adds is as its `init` leaves it."""
+        of, meta = self.of(name, options)
         begun = compiled(of.init)(jax.random.key(1))
         self.assertNotEmpty(begun.keys() - {"body", "head"}, name)
         self.assert_same(states(of, begun | {k: meta[k] for k in ("body", "head")}, self.task), self.slow(meta))
@@ -321,6 +405,7 @@ class RulesTest(FamilyTest):
         u, _, _ = np.linalg.svd(gradient, full_matrices=False)
         found = compiled(jax.grad(lambda g: jnp.vdot(spectral_product(scales, g), seen)))(gradient)
         np.testing.assert_allclose(found, u @ np.diag(scales) @ u.T @ seen, rtol=1e-10)
+        self.assertGreater(np.vdot(gradient, spectral_product(scales, gradient)), 0.49 * np.vdot(gradient, gradient))
 
     def test_alfa_step_by_step(self):
         of, meta = self.of("alfa")
@@ -383,6 +468,16 @@ class ForwardTest(FamilyTest):
         value, _ = tiny.value_and_gradient(found[-1], self.task.query_x, self.task.query_y)
         np.testing.assert_allclose(judged(of, meta, states(of, meta, self.task)[-1], self.task), value, rtol=1e-9)
 
+    def test_a_multiple_of_the_identity_squares_into_the_rate(self):
+        of, meta = self.of("t_net")
+        meta["transforms"] = jax.tree.map(lambda t: 1.5 * np.eye(len(t)), meta["transforms"])
+        found = [self.effective(meta, jax.tree.map(np.asarray, params)) for params in states(of, meta, self.task)]
+        rates = tiny.rates_like(found[0], 1.5**2 * self.rate)
+        norms = tiny.rates_like(found[0], self.rate).body.norms
+        self.assert_same(
+            found, tiny.slow_states(found[0], self.task, rates._replace(body=rates.body._replace(norms=norms)))
+        )
+
     def test_masks_are_drawn_with_the_chance_of_their_logits(self):
         logits = np.tile(np.array([-1.0, 0.0, 2.0]), (20_000, 1))
         mask = np.asarray(relaxed_mask(jax.random.key(0), logits, 0.1))
@@ -417,6 +512,13 @@ class ForwardTest(FamilyTest):
 
 
 class LossesTest(FamilyTest):
+    def step(self, of, meta, rows, task):
+        """What the first update makes of the weights."""
+        if not hasattr(LossesTest, "compiled_step"):
+            start = lambda meta, task: of.process.init(meta, task, None)
+            LossesTest.compiled_step = compiled(lambda m, r, t: of.process.step(m, start(m, t), r, t).params)
+        return LossesTest.compiled_step(meta, rows, task)
+
     def test_metal_descends_its_loss(self):
         of, meta = self.of("metal")
         learned = jax.tree.map(lambda x: np.asarray(x[0]), meta["losses"])
@@ -446,13 +548,13 @@ class LossesTest(FamilyTest):
             learned_part = adapted(learned["support"], rows_of_support) + adapted(learned["query"], rows_of_query)
             return surprise.mean() + learned_part
 
-        start, moved = states(of, meta, self.task, steps=1)
-        self.assert_descends(start, moved, loss)
+        rows = jax.tree.map(lambda x: x[0], meta["losses"])
+        self.assert_descends(weights_of(meta), self.step(of, meta, rows, self.task), loss)
 
     def test_query_images_drive_updates_and_their_labels_do_not(self):
         of, meta = self.of("metal")
-        step = compiled(lambda task: of.process.step(meta, of.process.init(meta, task, None), rows, task).params)
         rows = jax.tree.map(lambda x: x[0], meta["losses"])
+        step = lambda task: self.step(of, meta, rows, task)
         found = step(self.task)
         self.assert_same(step(self.task._replace(query_y=self.task.query_y[::-1])), found)
         other = step(self.task._replace(query_x=tiny.new_task(3).query_x))
@@ -472,7 +574,7 @@ class MetricTest(FamilyTest):
     @parameterized.parameters("prototypical", "nearest_centroid")
     def test_distances(self, name):
         of, meta = self.of(name)
-        loss, metrics = compiled(of.process.loss)(meta, (), None, self.task)
+        loss, metrics = of.process.loss(meta, (), None, self.task)
         features = self.features(meta)
         if name == "nearest_centroid":
             features = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in features]
@@ -487,8 +589,8 @@ class NormalisationTest(FamilyTest):
         """Losses of the first query image alone, with two different companies."""
         of, meta = self.of("maml", normalisation=normalisation, statistics=statistics)
         task, logits = self.task._replace(query_x=self.task.query_x[:3]), []
-        state = compiled(of.process.init)(meta, task, jax.random.key(0))
-        value = compiled(lambda meta, task: of.process.loss(meta, state, None, task)[0])
+        state = of.process.init(meta, task, jax.random.key(0))
+        value = lambda meta, task: of.process.loss(meta, state, None, task)[0]
         for company in (task.query_x, np.concatenate([task.query_x[:1], 3 + tiny.new_task(5).query_x[:2]])):
             # The mean over images is linear in each label, so differences between labels of the first are its own.
             label = lambda way, company=company: task._replace(query_x=company, query_y=np.array([way, 0, 0]))
@@ -526,17 +628,6 @@ class NormalisationTest(FamilyTest):
 
 
 class NamesTest(parameterized.TestCase):
-    @parameterized.parameters(*ALGORITHMS)
-    def test_every_algorithm_builds_and_moves_by_its_meta_gradient(self, name):
-        """Shapes only: gradients for all meta-parameters, and the objective's states."""
-        of = algorithm(name, tiny.setting())
-        meta = jax.eval_shape(of.init, jax.random.key(0))
-        task = tiny.new_task()
-        objective = of.objective(jnp.zeros((), jnp.int32)) if callable(of.objective) else of.objective
-        shapes = jax.eval_shape(of.estimator(of.process, objective), meta, task, jax.random.key(0))
-        self.assertEqual(jax.tree.map(jnp.shape, shapes.gradient), jax.tree.map(jnp.shape, meta))
-        self.assertIn("accuracy", shapes.trajectory.metrics)
-
     def test_errors_name_what_to_change(self):
         with self.assertRaisesRegex(ValueError, "algorithm='mama' is unknown.*maml.*prototypical"):
             algorithm("mama", tiny.setting())
