@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from experiments.learning_effort import beyond, engagement, initial_weights, rates, studies
+from experiments.learning_effort import (
+    beyond,
+    deep_classes,
+    engagement,
+    initial_weights,
+    rates,
+    short_sight,
+    studies,
+    task_engagement,
+    uncertain_switch,
+)
 from experiments.learning_effort.experiments import EXPERIMENTS
 from metalearn.effort import datasets, digits, system
 from metalearn.run import RunDirectory
@@ -54,18 +64,18 @@ class EngagementTest(parameterized.TestCase):
         values = np.full((1, 2000, 2), 1.0)
         values[0, :700, 0] = 1.8
         values[0, :1500, 1] = 1.4
-        ends = [engagement._released(task)(outcome_of(values))[0] for task in (0, 1)]
+        ends = [task_engagement._released(task)(outcome_of(values))[0] for task in (0, 1)]
         self.assertEqual(ends, [699, 1499])
 
     def test_rank_correlation_with_ease(self):
         values = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])[:, None]
-        correlation = engagement._ranks(lambda o: engagement.engagement(o)[:, 0], engagement._ease)
+        correlation = engagement.ranks(lambda o: engagement.engagement(o)[:, 0], engagement.ease)
         np.testing.assert_allclose(correlation(outcome_of(values)), [1, -1])
 
     @parameterized.parameters(2, 3)
     def test_tasks_side_by_side(self, count):
         settings = dataclasses.replace(EXPERIMENTS["task_engagement_attention"].presets["smoke"], tasks=count)
-        task = engagement.tasks(settings).scenario.task
+        task = task_engagement.tasks(settings).scenario.task
         self.assertEqual((task.xx.shape, task.xy.shape), ((26 * count, 26 * count), (26 * count, 2 * count)))
 
     def test_number_of_tasks(self):
@@ -145,15 +155,15 @@ class InitialWeightsTest(parameterized.TestCase):
 
 class BeyondTest(parameterized.TestCase):
     def test_task_in_force_when_the_switch_is_known(self):
-        settings = dataclasses.replace(beyond.UNCERTAIN, steps=10, switch=4.0)
-        self.assertEqual(beyond.known(settings).scenario.turn.tolist(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+        settings = dataclasses.replace(uncertain_switch.UNCERTAIN, steps=10, switch=4.0)
+        self.assertEqual(uncertain_switch.known(settings).scenario.turn.tolist(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
 
     def test_shares_of_the_best_gain(self):
         settings = mock.Mock(seeds=1)
         baseline, control = mock.Mock(value=np.array([-3.0, -3.0])), mock.Mock(value=np.array([-2.5, -1.0]))
         outcome = mock.Mock(settings=settings, baseline=baseline, control=control)
         outcome.further = {"replanned": np.array([[-2.0], [-1.0]])}
-        once, again = beyond._shares(outcome)
+        once, again = short_sight._shares(outcome)
         np.testing.assert_allclose(once, [[0.25], [1]])
         np.testing.assert_allclose(again, [[0.5], [1]])
 
@@ -167,28 +177,35 @@ class BeyondTest(parameterized.TestCase):
             override(EXPERIMENTS["short_sight"].presets["smoke"], changes)
 
     def test_depth(self):
-        settings = dataclasses.replace(beyond.DEEP, layers=3, hidden=5)
-        weights = jax.eval_shape(beyond.deep(settings).init, jax.random.key(0))
+        settings = dataclasses.replace(deep_classes.DEEP, layers=3, hidden=5)
+        weights = jax.eval_shape(deep_classes.deep(settings).init, jax.random.key(0))
         self.assertEqual([w.shape for w in weights], [(5, 4), (5, 5), (7, 5)])
 
     @pytest.mark.slow
     def test_hedging_is_best_on_average_and_knowing_is_better(self):
         settings = dataclasses.replace(
-            beyond.UNCERTAIN, steps=60, dt=0.05, times=(15, 30, 45), scale=0.3, seeds=1, iterations=200, tolerance=1e-5
+            uncertain_switch.UNCERTAIN,
+            steps=60,
+            dt=0.05,
+            times=(15, 30, 45),
+            scale=0.3,
+            seeds=1,
+            iterations=200,
+            tolerance=1e-5,
         )
         with jax.enable_x64(True):
-            found = beyond.hedged(settings)
+            found = uncertain_switch.hedged(settings)
         self.assertGreater(found["hedged"][0], found["certain"][0])
 
     @pytest.mark.slow
     def test_planning_again_with_full_sight_is_planning_once(self):
         settings = dataclasses.replace(
-            beyond.SIGHT, steps=24, dt=0.05, scale=0.3, look_aheads=(1, 24), replan=24, seeds=1, tolerance=1e-6
+            short_sight.SIGHT, steps=24, dt=0.05, scale=0.3, look_aheads=(1, 24), replan=24, seeds=1, tolerance=1e-6
         )
         with jax.enable_x64(True):
-            found = beyond.replanned(settings)["replanned"][:, 0]
-            study = beyond.sighted(settings)
-            (weights,) = beyond._initial_weights(settings, study)
+            found = short_sight.replanned(settings)["replanned"][:, 0]
+            study = short_sight.sighted(settings)
+            (weights,) = beyond.initial_weights(settings, study)
             without = system.value(study.judged, study.neutral(weights), study.scenario)
         self.assertGreater(found[1], found[0])
         self.assertGreater(found[1], float(without))
