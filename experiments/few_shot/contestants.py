@@ -1,5 +1,6 @@
 """What a comparison trains: an algorithm at its recipe, and the same as it is tested."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ class Contestant(NamedTuple):
     test: Algorithm
 
 
-def contestant(config: Config, name: str, encoder: Encoder, start: Start = NO_START) -> Contestant:
+def contestant(config: Config, name: str, encoder: Encoder, start: Start) -> Contestant:
     """The algorithm `name` as the configuration has it."""
     recipe = config.recipe(name)
     # A tenth of all outer steps at most, as in the published runs.
@@ -63,6 +64,11 @@ def contestant(config: Config, name: str, encoder: Encoder, start: Start = NO_ST
     shapes = [jax.tree.map(lambda leaf: leaf.shape, initial_shape(of)) for of in (training, test)]
     # What is learned about each update does not exist for further ones.
     return Contestant(recipe, training, test if shapes[0] == shapes[1] else training)
+
+
+def for_sizes(config: Config, name: str, encoder: Encoder) -> Contestant:
+    """The same where only shapes matter: they do not depend on the normalisation, whose statistics are not at hand."""
+    return contestant(dataclasses.replace(config, normalisation="transductive"), name, encoder, NO_START)
 
 
 def initial_shape(of: Algorithm) -> Any:

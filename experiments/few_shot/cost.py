@@ -5,7 +5,7 @@ from jax import eval_shape
 from jax.random import key
 
 from experiments.few_shot.config import SIZES, UNTRAINED, Config
-from experiments.few_shot.contestants import adapted_parameters, contestant, initial_shape, updates_of
+from experiments.few_shot.contestants import adapted_parameters, for_sizes, initial_shape, updates_of
 from experiments.few_shot.data import episode_shape
 from metalearn.core import displacement, first_order
 from metalearn.fewshot.encoders import EncoderParams, parameter_count
@@ -43,7 +43,7 @@ def describe(config: Config) -> str:
     ]
     total = config.seeds * pretraining.steps * pretraining.batch * 3 * forward
     for name in config.names:
-        of = contestant(config, name, encoder)
+        of = for_sizes(config, name, encoder)
         trained, tested = updates_of(of.training), updates_of(of.test)
         # A pass through an image forward is 1, its gradient 3 in all, the derivative of that 9 in all.
         passes = 3 if of.training.estimator in (first_order, displacement) else 9

@@ -19,6 +19,9 @@ from metalearn.fewshot.family import Setting, algorithm
 from metalearn.fewshot.heads import Head, accuracy, cross_entropy, init_head, logits_of
 from metalearn.run import RunPaths, train
 
+Judge = Callable[[Any, Episode], jax.Array]
+"""(meta, episodes with leaves [tasks, ...]) -> accuracies [tasks, K + 1]."""
+
 _MOMENTUM = 0.9
 """Share that the stored statistics keep of themselves at each step, as in PyTorch."""
 _FALLS = (0.5, 0.75, 0.875, 0.95)
@@ -43,7 +46,7 @@ def pretrained(
     data: Data,
     key: jax.Array,
     paths: RunPaths,
-    validated: Callable[[Callable[[Episode], jax.Array]], float],
+    validated: Callable[[Judge, Any], float],
 ) -> Start:
     """The encoder after pre-training; goes on from the checkpoints in `paths`.
 
@@ -51,7 +54,7 @@ def pretrained(
 
     Args:
         key: of initial weights and batches.
-        validated: given the accuracies [tasks, 1] of a batch of episodes as a function, their mean over validation.
+        validated: (judge, meta) -> mean accuracy over validation.
     """
     settings = config.pretraining
     mesh = task_mesh(tasks=settings.batch)
@@ -76,7 +79,8 @@ def pretrained(
         return state, {"loss": value, "accuracy": right}
 
     @jax.jit
-    def by_prototypes(params: EncoderParams, statistics: Statistics, episodes: Episode) -> jax.Array:
+    def by_prototypes(meta: tuple[EncoderParams, Statistics], episodes: Episode) -> jax.Array:
+        params, statistics = meta
         stored = statistics if config.normalisation == "running" else None
         setting = Setting(data.encoder, config.episodes.ways, normalisation=config.normalisation, statistics=stored)
         return accuracies(algorithm("prototypical", setting), {"body": params}, episodes)
@@ -87,7 +91,7 @@ def pretrained(
         done = index + 1
         if done % settings.validate_every == 0 or done == settings.steps:
             now = (state.params, state.statistics)
-            reached = replicate(jnp.asarray(validated(lambda episodes: by_prototypes(*now, episodes))), mesh)
+            reached = replicate(jnp.float32(validated(by_prototypes, now)), mesh)
             better = reached > state.best_accuracy
             state = state._replace(
                 best=jax.tree.map(lambda new, old: jnp.where(better, new, old), now, state.best),
@@ -132,7 +136,7 @@ def _initial_state(data: Data, key: jax.Array, transformation: optax.GradientTra
         )
         for block in shapes
     )
-    nothing = jnp.full((), -jnp.inf)
+    nothing = jnp.float32(-jnp.inf)
     return PretrainingState(
         params, head, statistics, transformation.init((params, head)), (params, statistics), nothing, nothing
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.few_shot.config import UNTRAINED, Config, Recipe
-from experiments.few_shot.contestants import adapted_parameters, contestant, initial_shape, updates_of
+from experiments.few_shot.contestants import adapted_parameters, for_sizes, initial_shape, updates_of
 from experiments.few_shot.data import episode_shape
 from metalearn.fewshot.encoders import Encoder, parameter_count
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge, read_csv
@@ -102,7 +102,7 @@ def outcome(config: Config, encoder: Encoder, shape: tuple[int, ...], accuracy: 
         shape: of an image.
         accuracy: [seeds, episodes, K + 1].
     """
-    of = contestant(config, name, encoder)
+    of = for_sizes(config, name, encoder)
     stages = [stage_of(paths, name, seed) for seed in range(config.seeds)]
     steps, curves, seconds, costs = np.zeros(0), [{"accuracy": np.zeros(0), "kept": np.zeros(0)}], [np.nan], []
     if name not in UNTRAINED:

@@ -13,9 +13,9 @@ import numpy as np
 from experiments.few_shot.config import UNTRAINED, Config
 from experiments.few_shot.contestants import NO_START, Contestant, accuracies, contestant, outer_optimizer
 from experiments.few_shot.data import Data
-from experiments.few_shot.pretraining import pretrained
+from experiments.few_shot.pretraining import Judge, pretrained
 from metalearn.core import OuterLoop, OuterState, outer_loop, replicate, shard_tasks, task_mesh
-from metalearn.fewshot.episodes import Episode, EpisodeBatches
+from metalearn.fewshot.episodes import EpisodeBatches
 from metalearn.run import Progress, RunPaths, train
 from metalearn.run.files import json_text, write_atomic
 from metalearn.run.progress import default_console, duration
@@ -58,12 +58,11 @@ class Repetition:
         meta = of.training.init(jax.random.fold_in(self._key, 0))
         if name not in UNTRAINED:
             meta = self._meta_train(name, of, meta, judge, paths)
-        meta = replicate(meta, self._mesh)
         count = self._config.test_episodes
         with Progress(count, f"test of {name}") as progress:
-            return self._judged(lambda episodes: judge(meta, episodes), self._data.test, count, progress)
+            return self._judged(judge, meta, self._data.test, count, progress)
 
-    def _meta_train(self, name: str, of: Contestant, meta: Any, judge: Any, paths: RunPaths) -> Any:
+    def _meta_train(self, name: str, of: Contestant, meta: Any, judge: Judge, paths: RunPaths) -> Any:
         """The meta-parameters that did best in validation."""
         training = self._config.training
         if self._episodes is None:
@@ -82,7 +81,7 @@ class Repetition:
         outer = loop.init(meta)
         place = lambda tasks: shard_tasks(tasks, self._mesh)
         outer_step = _compiled(loop, (outer, place(episodes(0)), key), paths)
-        nothing = replicate(jnp.full((), -jnp.inf), self._mesh)
+        nothing = replicate(jnp.float32(-jnp.inf), self._mesh)
         state = TrainState(outer, replicate(outer.meta, self._mesh), nothing, replicate(nothing, self._mesh))
 
         def step(state: TrainState, index: int) -> tuple[TrainState, dict[str, Any]]:
@@ -90,8 +89,8 @@ class Repetition:
             done = index + 1
             state = state._replace(outer=outer)
             if done % training.validate_every == 0 or done == training.steps:
-                reached = self._validated(lambda tasks: judge(outer.meta, tasks))
-                state = _keep_best(state, replicate(jnp.asarray(reached), self._mesh))
+                reached = self._validated(judge, outer.meta)
+                state = _keep_best(state, replicate(jnp.float32(reached), self._mesh))
             shown = {"loss": metrics["losses"][-1], "accuracy": metrics["accuracy"][-1]}
             return state, shown | {name: metrics[name] for name in ("gradient_norm", "skipped", "skipped_in_a_row")}
 
@@ -110,21 +109,23 @@ class Repetition:
         )
         return final.best
 
-    def _validated(self, judge: Callable[[Episode], jax.Array]) -> float:
+    def _validated(self, judge: Judge, meta: Any) -> float:
         """Mean accuracy on the validation episodes after the last inner update."""
-        return float(self._judged(judge, self._data.validation, self._config.validation_episodes)[:, -1].mean())
+        return float(self._judged(judge, meta, self._data.validation, self._config.validation_episodes)[:, -1].mean())
 
     def _judged(
         self,
-        judge: Callable[[Episode], jax.Array],
+        judge: Judge,
+        meta: Any,
         batches: EpisodeBatches,
         count: int,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """judge(batch) -> [tasks, ...] of the first `count` episodes, [count, ...] float64."""
+        """Accuracies on the first `count` episodes, [count, K + 1] float64."""
+        meta = replicate(meta, self._mesh)
         rows: list[np.ndarray] = []
         for number in range(-(-count // self._config.training.tasks)):
-            rows.append(np.asarray(judge(shard_tasks(batches(number), self._mesh)), np.float64))
+            rows.append(np.asarray(judge(meta, shard_tasks(batches(number), self._mesh)), np.float64))
             if progress is not None:
                 progress.update(min(count, (number + 1) * self._config.training.tasks), accuracy=rows[-1][:, -1].mean())
         return np.concatenate(rows)[:count]
@@ -146,6 +147,7 @@ def _compiled(loop: OuterLoop, arguments: tuple[Any, ...], paths: RunPaths) -> A
     return compiled
 
 
+@jax.jit
 def _keep_best(state: TrainState, reached: jax.Array) -> TrainState:
     better = reached > state.best_accuracy
     return state._replace(
