@@ -4,9 +4,9 @@ The hidden-to-hidden gradient is not accumulated inside the backward scan over t
 after it (`_recurrence` is a `custom_vjp`). Both of its rules are ordinary differentiable code, so second
 derivatives, in either mode of the core, go through.
 
-| symbol     | name                                                                        |
-|------------|-----------------------------------------------------------------------------|
-| h, c       | hidden state (the output) and cell state, [batch, H]                        |
+| symbol     | name                                                                         |
+|------------|------------------------------------------------------------------------------|
+| h, c       | hidden state (the output) and cell state, [batch, H]                         |
 | i, f, g, o | input, forget, candidate and output gates, in this order, which is PyTorch's |
 """
 
