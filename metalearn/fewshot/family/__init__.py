@@ -1,13 +1,14 @@
 """The family of MAML: each algorithm a configuration of the one learner in learner.py, with its source.
 
-A further algorithm is a function Setting -> Algorithm and a line in ALGORITHMS.
+A further algorithm is a function Setting -> Algorithm and a line in ALGORITHMS. The function calls `learner` with the
+pieces that differ from MAML's and `configured` with what else does; notebooks/few_shot.ipynb adds one in a cell.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from metalearn.fewshot.family import forward, losses, metric, rules, starts
-from metalearn.fewshot.family.learner import Algorithm, Setting, Weights, learner, once_per_task
+from metalearn.fewshot.family.learner import Algorithm, Setting, Weights, configured, learner, once_per_task
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "maml": starts.maml,
@@ -46,4 +47,4 @@ def algorithm(name: str, setting: Setting, **options: Any) -> Algorithm:
     return ALGORITHMS[name](setting, **options)
 
 
-__all__ = ["ALGORITHMS", "Algorithm", "Setting", "Weights", "algorithm", "learner", "once_per_task"]
+__all__ = ["ALGORITHMS", "Algorithm", "Setting", "Weights", "algorithm", "configured", "learner", "once_per_task"]
