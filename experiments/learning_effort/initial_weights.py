@@ -148,7 +148,8 @@ def _whole(outcome: Outcome, last: int = 0) -> np.ndarray:
 
 def _mean_claim(horizon: int, which: str) -> Tested:
     value = published.MAML_MEAN[which][horizon]
-    measure = lambda o: _whole(o, int(which == "last"))[o.settings.horizons.index(horizon)]
+    whole = lambda o: _whole(o, int(which == "last"))[o.settings.horizons.index(horizon)]
+    measure = lambda o: whole(o) if o.settings.data else []  # other digits than MNIST's have other losses
     states = {"all": "all states count", "last": "only the last state counts"}[which]
     return close(f"The mean loss over 8000 steps is {value} if {states} to T_opt = {horizon}", "mean L", measure,
                  value, 0.003, 8000)  # fmt: skip
