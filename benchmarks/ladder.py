@@ -29,11 +29,17 @@ class Program:
 
 
 def outer_step(
-    process: LearningProcess, objective: np.ndarray, meta: Any, tasks: Any, memory: str, task_axis: str
+    process: LearningProcess,
+    objective: np.ndarray,
+    meta: Any,
+    tasks: Any,
+    memory: str,
+    task_axis: str,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Program:
-    """Compiles the outer step of a process on a batch of tasks, leaves [tasks, ...], spread over all devices."""
+    """Compiles the outer step of a process on a batch of tasks, leaves [tasks, ...], spread over `devices` (all)."""
     count = len(jax.tree.leaves(tasks)[0])
-    mesh = task_mesh(tasks=count)
+    mesh = task_mesh(devices, tasks=count)
     # Keeps the meta-gradient as its state and moves nothing, so that every call does the same work.
     optimizer = optax.chain(optax.trace(0.0), optax.scale(0.0))
     loop = outer_loop(process, objective, optimizer, estimator=exact, memory=memory, task_axis=task_axis, mesh=mesh)

@@ -4,19 +4,22 @@ Default sizes: 64 filters, images 28x28x1, 5 ways, 1 shot, 15 queries a class, 5
 library's own outer step on a batch of tasks spread over all devices. Rungs differ in how the convolution is computed,
 in how the inner gradient is differentiated, in what the unroll keeps, and in how a device works through its tasks.
 
+Then: what a task costs alone, against what it costs in the batch; and the memory of each rung, compiled only, here and
+for images 84x84x3 with 32 filters, against what PyTorch's loop takes.
+
 For the limit (see ladder.py) only the multiply-adds of convolutions are counted; normalisation and pooling move memory.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks import ladder
-from benchmarks.harness import Row, missing
+from benchmarks.harness import Row, best_seconds, missing
 from metalearn.core.inner_gradient import INNER_GRADIENTS
 from metalearn.core.outer import TASK_AXES
 from metalearn.fewshot.encoders import four_conv
@@ -84,18 +87,21 @@ def problem(sizes: Sizes, dtype: type = np.float32, seed: int = 0) -> tuple[Any,
     return jax.tree.map(lambda x: np.asarray(x, dtype), meta), Episode(*images(sizes.shots), *images(sizes.queries))
 
 
-def program(sizes: Sizes, rung: Rung, dtype: type = np.float32) -> ladder.Program:
-    """Compiles the outer step of one rung."""
+def program(
+    sizes: Sizes, rung: Rung, dtype: type = np.float32, devices: Sequence[jax.Device] | None = None
+) -> ladder.Program:
+    """Compiles the outer step of one rung, on all devices or on these."""
     convolution, inner_gradient, memory, task_axis = rung
     of = learner(sizes, convolution, inner_gradient)
     assert isinstance(of.objective, np.ndarray)
-    return ladder.outer_step(of.process, of.objective, *problem(sizes, dtype), memory, task_axis)
+    return ladder.outer_step(of.process, of.objective, *problem(sizes, dtype), memory, task_axis, devices)
 
 
-def rows(sizes: Sizes | None = None, rounds: int = 5) -> Iterator[Row]:
-    """Every rung, then the fastest against the limit and PyTorch."""
+def rows(sizes: Sizes | None = None, large: Sizes | None = None, rounds: int = 5) -> Iterator[Row]:
+    """Every rung, the fastest against the limit and PyTorch, one task alone, and memory."""
     sizes = sizes or Sizes()
-    yield from ladder.climb(
+    large = large or Sizes(filters=32, size=84, channels=3)
+    climbed = yield from ladder.climb(
         NAME,
         RUNGS,
         sizes.tasks,
@@ -104,6 +110,45 @@ def rows(sizes: Sizes | None = None, rounds: int = 5) -> Iterator[Row]:
         lambda rung, fastest: _peers(sizes, rung),
         rounds,
     )
+
+    yield from _alone(sizes, climbed, rounds)
+    for problem_sizes in (sizes, large):
+        yield from _memory(dataclasses.replace(problem_sizes, tasks=1))
+
+
+def _alone(sizes: Sizes, climbed: ladder.Climbed, rounds: int) -> Iterator[Row]:
+    """One task on one device; and how much a task costs in a batch under vmap on one device, relative to that."""
+    *how, _ = climbed.best
+    rung = (*how, "vmap")
+    one = jax.devices()[:1]
+    alone = program(dataclasses.replace(sizes, tasks=1), rung)
+    batch = program(sizes, rung, devices=one)
+    times = best_seconds({"alone": alone.step, "batch": batch.step}, rounds)
+    yield Row(f"{NAME}/one task alone", times["alone"], "s/task", peak_memory_mib=alone.memory_mib)
+    cliff = times["batch"] / sizes.tasks / times["alone"]
+    note = "time of a task in the batch, on one device, over that of a task alone"
+    yield Row(f"{NAME}/vmap of {sizes.tasks} over one", cliff, "times", peak_memory_mib=batch.memory_mib, note=note)
+
+
+def _memory(sizes: Sizes) -> Iterator[Row]:
+    """Memory of one task by rung; the peer is PyTorch's loop."""
+    name = f"{NAME}/memory {sizes.size}x{sizes.size}x{sizes.channels}, {sizes.filters} filters"
+    theirs = None
+    if not missing("torch", "bench"):
+        from benchmarks import maml_torch as peer
+
+        theirs = peer.peak_memory_mib(sizes)
+        yield Row(f"{name}: pytorch", theirs, "MiB/task", note="" if theirs else "needs /proc of Linux")
+    for rung in RUNGS:
+        if rung[-1] == "vmap":
+            ours = program(sizes, rung)
+            yield Row(
+                f"{name}: {' '.join(rung[:-1])}",
+                ours.memory_mib,
+                "MiB/task",
+                ratio_to_peer=theirs / ours.memory_mib if theirs else None,
+                compile_seconds=ours.compile_seconds,
+            )
 
 
 def _peers(sizes: Sizes, rung: Rung) -> tuple[dict[str, Callable[[], Any]], str]:

@@ -1,6 +1,9 @@
 """MAML as users of PyTorch write it: the peer of `maml`. One task after the other, one thread a core."""
 
+import dataclasses
+import multiprocessing
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +41,38 @@ def meta_gradient(variant: MetaGradient, meta: Any, tasks: Episode, rate: float,
         return jax.tree.map(np.asarray, {"body": EncoderParams(kernels, norms), "head": Head(weights.T, bias)})
 
     return call
+
+
+def peak_memory_mib(sizes: Any) -> float | None:
+    """What the loop with create_graph takes at its peak for one task, beyond what was there before, in 2^20 bytes.
+
+    The operating system says it, of a process of its own; None where it does not (it must be Linux).
+
+    Args:
+        sizes: as `maml.Sizes`.
+    """
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured_peak, (dataclasses.replace(sizes, tasks=1),))
+
+
+def _measured_peak(sizes: Any) -> float:
+    from benchmarks.maml import problem
+
+    warm_up = dataclasses.replace(sizes, filters=2)
+    for each in (warm_up, sizes):
+        call = meta_gradient(_create_graph, *problem(each), each.rate, each.updates)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _status("VmRSS")
+        call()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(field: str) -> float:
+    """A line of the process's status, in KiB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def _loss(params: Params, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The benchmarks' harness with tiny benchmarks of known outcome, and the real ones in miniature. No clock is judged."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,7 +15,16 @@ import pytest
 import rich.console
 from absl.testing import absltest, parameterized
 
-from benchmarks import distinct_strings, first_step, harness, ladder, learning_effort, lstm_meta_gradient, maml
+from benchmarks import (
+    distinct_strings,
+    first_step,
+    harness,
+    ladder,
+    learning_effort,
+    lstm_meta_gradient,
+    maml,
+    pretraining,
+)
 from benchmarks.harness import Row
 from metalearn.languages.episodes import EpisodeSettings, packed
 
@@ -182,6 +192,36 @@ class MamlTest(absltest.TestCase):
         maml.check_peers(sizes, ("patches", "mixed", "residuals", "vmap"))
         with self.assertRaisesRegex(ValueError, "differs from ours"):
             maml.check_peers(sizes, ("direct", "mixed", "residuals", "vmap"), tolerance=0.0)
+
+    @pytest.mark.slow
+    def test_every_row(self):
+        sizes = maml.Sizes(filters=2, blocks=1, size=4, ways=2, shots=1, queries=1, updates=1, tasks=4)
+        with mock.patch.object(maml, "RUNGS", maml.RUNGS[:2]):
+            rows = list(maml.rows(sizes, dataclasses.replace(sizes, size=8), rounds=1))
+        self.assertLen({row.name for row in rows}, len(rows))
+        self.assertLen([row for row in rows if "memory" in row.name and row.peak_memory_mib is None], 4)
+        for row in rows:
+            self.assertTrue(row.value is None or row.value > 0, row)
+
+
+class PretrainingTest(absltest.TestCase):
+    SIZES = maml.Sizes(filters=3, blocks=2, size=8, channels=2, ways=4, queries=4, tasks=1)
+
+    @pytest.mark.slow
+    def test_every_row_and_the_gradient_that_pytorch_computes(self):
+        rows = list(pretraining.rows(self.SIZES, rounds=1))  # raises where gradients differ
+        self.assertLen(rows, 5)
+        if harness.missing("torch", "bench"):
+            self.skipTest("torch is not installed")
+        self.assertGreater(min(row.value for row in rows), 0)
+        with self.assertRaisesRegex(ValueError, "differs from ours"):
+            pretraining.check_peer(self.SIZES, tolerance=0.0)
+
+    def test_places_and_convolutions_agree(self):
+        with jax.enable_x64(True):
+            one = pretraining.program(self.SIZES, "patches", "one device", np.float64).step()
+            all_ = pretraining.program(self.SIZES, "direct", "all devices", np.float64).step()
+        self.assertLess(ladder.relative_error(one, all_), 1e-10)
 
 
 class OtherBenchmarksTest(absltest.TestCase):
