@@ -161,6 +161,11 @@ class LexiconSettings:
     fresh: float = 0.65
     """That a feature has a new name, divided by the number of names of categories or of movement there are."""
 
+    @property
+    def alphabet(self) -> str:
+        """The letters."""
+        return string.ascii_lowercase[: self.symbols]
+
     def __post_init__(self) -> None:
         """Checks the ranges."""
         if not 1 <= self.symbols <= 26:
@@ -183,7 +188,6 @@ def random_lexicon(rng: np.random.Generator, settings: LexiconSettings | None = 
     Categories and movement are both named 0, 1, ... Many lexicons derive nothing, or few strings.
     """
     settings = settings or LexiconSettings()
-    alphabet = string.ascii_lowercase[: settings.symbols]
     categories: list[str] = ["0"]
     movements: list[str] = []
     items: list[Item] = []
@@ -228,11 +232,11 @@ def random_lexicon(rng: np.random.Generator, settings: LexiconSettings | None = 
             more = not chance(settings.stop)
 
     def add_item(features: tuple[str, ...]) -> None:
-        items.append(Item("" if chance(settings.empty) else one_of(alphabet), features))
+        items.append(Item("" if chance(settings.empty) else one_of(settings.alphabet), features))
 
     while ungrown:
         grow((ungrown.pop(),))
-    return Lexicon(tuple(items), "0", alphabet)
+    return Lexicon(tuple(items), "0", settings.alphabet)
 
 
 @dataclasses.dataclass(frozen=True)
