@@ -19,12 +19,15 @@ lane: a lane is one initial weights, at one point of a sweep. A sweep is nothing
 All of it is learning on averages; `validate` repeats the first lane with learning from samples.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import io
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -298,11 +301,41 @@ def _searched(experiment, settings, swept, paths: RunPaths, first: int, label: s
 
     series = jax.jit(lambda chosen, lanes: jax.lax.map(lambda lane: _both(study_at, *lane), (chosen, lanes)))
     search = _one_by_one if settings.optimizer == "quasi_newton" else _together
-    parts = []
-    for place, part, optimum in search(study, settings, value, lanes, label):
-        found = functools.partial(_found, study, series, part, optimum, label)
-        parts.append(_stored(paths, _name(first + place), found))
-    return parts
+    searches = list(search(study, settings, value, lanes))
+    missing = [s.first for s in searches if not _path(paths, _name(first + s.first)).exists()]
+    name = f"{label}{points * settings.seeds} controls, evaluations"
+    with Progress(settings.iterations * len(missing), name) as progress:
+        watch = _Watch(progress, settings.iterations)
+
+        def search_of(search: _Search) -> dict[str, np.ndarray]:
+            best = lambda: watch.follow(search)
+            found = functools.partial(_found, study, series, search.lanes, best, label)
+            return _stored(paths, _name(first + search.first), found)
+
+        return _side_by_side(search_of, searches, watch.stop)
+
+
+def _side_by_side(function: Callable[[Any], Any], arguments: list[Any], stop: Callable[[], None]) -> list[Any]:
+    """`function` of each argument, as many at a time as there are cores: a small trajectory keeps but one busy.
+
+    Where one fails or the user interrupts, `stop` is called, which makes the others end early.
+    """
+    if len(arguments) == 1:
+        return [function(arguments[0])]
+    double = jnp.result_type(float) == jnp.float64  # a context manager sets it for one thread only
+
+    def in_thread(argument):
+        with jax.enable_x64(double):
+            return function(argument)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(in_thread, argument) for argument in arguments]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validation | None:
@@ -350,61 +383,79 @@ def _name(first: int) -> str:
     return f"lanes_{first}"
 
 
-_Searches = Iterable[tuple[int, _Lanes, Callable[[], optimise.Optimum]]]  # from which lane on
+class _Search(NamedTuple):
+    """A search that has not begun: for some lanes, from number `first` on."""
+
+    first: int
+    lanes: _Lanes
+    optimum: Callable[[optimise.Watch], optimise.Optimum]
 
 
-def _one_by_one(study, settings, value, lanes, label) -> _Searches:
+class _Stopped(Exception):
+    """Another search failed, or the user interrupts."""
+
+
+class _Watch:
+    """Shows how far several searches are together, and can end them."""
+
+    def __init__(self, progress: Progress, iterations: int):
+        self._progress, self._iterations = progress, iterations
+        self._done: dict[int, int] = {}
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def follow(self, search: _Search) -> optimise.Optimum:
+        found = search.optimum(functools.partial(self._update, search.first))
+        self._update(search.first, self._iterations, jnp.max(found.value))
+        return found
+
+    def _update(self, first: int, iterations: Any, value: Any) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+        with self._lock:
+            self._done[first] = min(int(iterations), self._iterations)
+            self._progress.update(sum(self._done.values()), value=value)
+
+
+def _one_by_one(study, settings, value, lanes) -> Iterator[_Search]:
     evaluate = jax.jit(jax.value_and_grad(value))
-    count = len(jax.tree.leaves(lanes)[0])
-    for lane in range(count):
+    for lane in range(len(jax.tree.leaves(lanes)[0])):
         part = jax.tree.map(lambda leaf, lane=lane: leaf[lane : lane + 1], lanes)
-        points, weights, start = jax.tree.map(lambda leaf: leaf[0], part)
 
-        def optimum(points=points, weights=weights, start=start, lane=lane):
-            with Progress(settings.iterations, f"{label}control {lane + 1} of {count}, evaluations") as progress:
-                found = optimise.quasi_newton(
-                    lambda chosen: value(chosen, weights, points),
-                    start,
-                    study.lower,
-                    study.upper,
-                    settings.iterations,
-                    settings.tolerance,
-                    lambda evaluations, best: progress.update(min(evaluations, settings.iterations), value=best),
-                    lambda chosen: evaluate(chosen, weights, points),
-                )
+        def optimum(watch, part=part):
+            points, weights, start = jax.tree.map(lambda leaf: leaf[0], part)
+            found = optimise.quasi_newton(
+                lambda chosen: value(chosen, weights, points),
+                start,
+                study.lower,
+                study.upper,
+                settings.iterations,
+                settings.tolerance,
+                watch,
+                lambda chosen: evaluate(chosen, weights, points),
+            )
             return jax.tree.map(lambda leaf: leaf[None], found)
 
-        yield lane, part, optimum
+        yield _Search(lane, part, optimum)
 
 
-def _together(study, settings, value, lanes, label) -> _Searches:
+def _together(study, settings, value, lanes) -> Iterator[_Search]:
     """All lanes as one problem, the sum of their values: first-order steps of one lane do not see the others."""
     count = len(jax.tree.leaves(lanes)[0])
     optimizer = {"ascent": optax.sgd, "adam": optax.adam, "amsgrad": optax.amsgrad}[settings.optimizer](settings.rate)
     total = lambda chosen: jnp.sum(jax.vmap(value)(chosen, lanes.weights, lanes.points))
 
-    def optimum():
-        with Progress(settings.iterations, f"{label}{count} controls, iterations") as progress:
-            watch = lambda k, sum_of_values: progress.update(int(k) + 1, value=sum_of_values / count)
-            climb = jax.jit(
-                lambda start: optimise.ascend(
-                    total,
-                    start,
-                    study.lower,
-                    study.upper,
-                    optimizer,
-                    settings.iterations,
-                    settings.tolerance,
-                    watch,
-                )
-            )
-            found = jax.block_until_ready(climb(lanes.start))
-            progress.update(int(found.iterations), value=found.value / count)
+    def optimum(watch):
+        mean = lambda k, sum_of_values: watch(k + 1, sum_of_values / count)
+        limits = (study.lower, study.upper, optimizer, settings.iterations, settings.tolerance)
+        found = jax.jit(lambda start: optimise.ascend(total, start, *limits, mean))(lanes.start)
         each = lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape))
-        rest = jax.tree.map(each, found._replace(signal=()))
+        rest = jax.tree.map(each, jax.block_until_ready(found)._replace(signal=(), value=found.value / count))
         return rest._replace(signal=found.signal)
 
-    yield 0, lanes, optimum
+    yield _Search(0, lanes, optimum)
 
 
 def _found(study, series, lanes: _Lanes, optimum: Callable[[], optimise.Optimum], label: str) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import tempfile
+import threading
+import time
 from unittest import mock
 
 import jax
@@ -124,7 +126,8 @@ class SolveTest(CompiledOnce):
                 raise KeyboardInterrupt
             return search(*arguments)
 
-        with mock.patch.object(optimise, "quasi_newton", stop_at_the_second):
+        one_at_a_time = mock.patch.object(studies.os, "cpu_count", lambda: 1)
+        with one_at_a_time, mock.patch.object(optimise, "quasi_newton", stop_at_the_second):
             with self.assertRaises(KeyboardInterrupt):
                 self.solve(settings)
             resumed, _ = self.solve(settings)
@@ -132,6 +135,27 @@ class SolveTest(CompiledOnce):
         (self.folder / "run").rename(self.folder / "first")
         whole, _ = self.solve(settings)
         np.testing.assert_array_equal(resumed.control.value, whole.control.value)
+
+    def test_a_search_that_fails_ends_the_others(self):
+        both_began, ended = threading.Barrier(2), threading.Event()
+
+        def one_fails(value, start, lower, upper, iterations, tolerance, watch, evaluate):
+            if both_began.wait(60) == 0:
+                raise FloatingPointError("one of them")
+            for step in range(10_000):
+                try:
+                    watch(step, 0.0)
+                except BaseException:
+                    ended.set()
+                    raise
+                time.sleep(0.01)
+
+        settings = dataclasses.replace(SMALL, optimizer="quasi_newton", seeds=2)
+        two_at_a_time = mock.patch.object(studies.os, "cpu_count", lambda: 2)
+        with two_at_a_time, mock.patch.object(optimise, "quasi_newton", one_fails):
+            with self.assertRaisesRegex(FloatingPointError, "one of them"):
+                self.solve(settings)
+        self.assertTrue(ended.is_set())
 
     def test_a_trajectory_that_diverges_is_diagnosed(self):
         settings = dataclasses.replace(SMALL, steps=900, dt=3.0, optimizer="ascent", rate=0.0, iterations=1)
