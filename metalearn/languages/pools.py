@@ -81,7 +81,7 @@ class PoolSettings:
     bins: int = 100
     """Number of bins, the skipped ones included."""
     skipped: tuple[int, ...] = (1, 8)
-    """Bins to leave empty, counted from 0, as no language falls into them."""
+    """Bins to leave empty, counted from 0. Of lexicons, none falls into bin 1 and about one in 30,000 into bin 8."""
     per_bin: int = 50
     """Languages in each bin."""
     fewest_strings: int = 10
@@ -353,13 +353,14 @@ def _fill(
         for number in range(settings.max_draws):
             if not room:
                 return [stored for _, stored in sorted(kept, key=lambda pair: pair[0])]
-            if number % 1000 == 0:
+            if number % 1000 == 0:  # a rare bin may keep waiting long
                 progress.update(len(kept), drawn=number)
             candidate = draw()
             length = description_length(candidate)
             place = math.floor(length) - settings.lowest
             if place in room and (stored := admit(candidate)) is not None:
                 kept.append((length, stored))
+                progress.update(len(kept), drawn=number + 1)
                 room[place] -= 1
                 if not room[place]:
                     del room[place]
