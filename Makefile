@@ -19,7 +19,7 @@ SHELL = /bin/sh
 .PHONY: help demo test test-slow lint types bench clean
 
 help:
-	@echo 'make demo       the optimal effort of a neuron, then a learner of formal languages, meta-trained and tested; see $(DEMO)/'
+	@echo 'make demo       the effort of a neuron, characters from one example, languages from ten strings; see $(DEMO)/'
 	@echo 'make test       lint, types and all quick tests'
 	@echo 'make test-slow  the tests that need minutes each'
 	@echo 'make lint       ruff: rules and format'
@@ -29,6 +29,8 @@ help:
 
 demo: $(VENV)/.installed
 	$(RUN) experiments.learning_effort --experiment=single_neuron --preset=laptop --workdir=$(DEMO)/learning_effort
+	$(RUN) experiments.few_shot --preset=laptop --algorithm=maml,prototypical --config.encoder.filters=16 \
+	  --config.training.steps=150 --config.training.validate_every=75 --workdir=$(DEMO)/few_shot
 	$(RUN) experiments.formal_languages --preset=laptop --workdir=$(DEMO)/formal_languages
 	@echo
 	@echo 'Figures:' && ls $(DEMO)/*/figures/*.png | sed 's/^/  /'

@@ -224,7 +224,7 @@ class Config:
         return published._replace(**{field: value for field, value in fields.items() if value is not None})
 
 
-_LAPTOP_TRAINING = TrainingSettings(steps=2000, task_axis="map", validate_every=200, checkpoint_every=200)
+_LAPTOP_TRAINING = TrainingSettings(steps=2000, tasks=8, task_axis="map", validate_every=200, checkpoint_every=200)
 
 PRESETS = {
     "smoke": Config(
@@ -236,9 +236,14 @@ PRESETS = {
         validation_episodes=4,
         test_episodes=20,
     ),
-    # Minutes on two cores. Smaller than the paper's: filters, tasks in an outer step, and outer steps.
+    # Minutes on two cores. Smaller than the paper's: filters, tasks in an outer step, and outer steps. Most of a step
+    # is judging the query, so there are fewer of its images and more tasks.
     "laptop": Config(
-        dataset="glyphs", encoder=EncoderSettings(filters=32), training=_LAPTOP_TRAINING, validation_episodes=100
+        dataset="glyphs",
+        episodes=EpisodeSettings(queries=5),
+        encoder=EncoderSettings(filters=32),
+        training=_LAPTOP_TRAINING,
+        validation_episodes=100,
     ),
     # Finn et al. (2017) on Omniglot, and on mini-ImageNet with one shot (with five: training.tasks=2).
     "paper": Config(data="omniglot", episodes=EpisodeSettings(rotations=True), training=TrainingSettings(tasks=32)),

@@ -160,7 +160,7 @@ PRESETS = {
             validation_tasks=32,
         ),
         adaptation=AdaptationSettings(length=64, group=14),
-        evaluation=EvaluationSettings(strings=(1, 10, 30), reference_draws=100_000, budget=1024, test_strings=32),
+        evaluation=EvaluationSettings(strings=(1, 10), reference_draws=100_000, budget=1024, test_strings=32),
     ),
     "paper": Config(),
 }

@@ -111,7 +111,8 @@ def normalise(maps: jax.Array, norm: Norm, moments: Moments | None) -> tuple[jax
         axes = tuple(range(maps.ndim - 1))
         moments = Moments(maps.mean(axes), maps.var(axes))
     scale = norm.scale * jax.lax.rsqrt(moments.variance + EPSILON)
-    return (maps - moments.mean) * scale + norm.offset, moments
+    # In this order the maps are read once, and no centred copy of them is kept for the backward pass.
+    return maps * scale + (norm.offset - moments.mean * scale), moments
 
 
 def max_pool(maps: jax.Array) -> jax.Array:
