@@ -103,7 +103,8 @@ def gap_to(published: Curve) -> Panel:
     def panel(axes: Axes, outcome: Outcome) -> None:
         gap(axes, outcome)
         markers(axes, outcome, published, CONTROL)
-        axes.legend()
+        if min(published) < len(outcome.n):
+            axes.legend()
 
     return panel
 
