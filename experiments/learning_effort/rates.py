@@ -263,7 +263,7 @@ def _sweep(title: str, paper: Any, field: str, claims: tuple[Tested, ...], curve
         presets(
             paper,
             # From the base rate: at no learning almost nothing tells the search where to go.
-            CONVERGED | {"iterations": 60, "hidden": 8, "segment": 0, "seeds": 2, "begin": 0.0},
+            CONVERGED | {"iterations": 30, "hidden": 8, "segment": 0, "seeds": 2, "begin": 0.0},
             {"steps": 60, "values": 4, "levels": 3, "hidden": 4, "seeds": 1},
         ),
         on_tree,
