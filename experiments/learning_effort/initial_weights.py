@@ -111,6 +111,7 @@ def study(settings: InitialWeights) -> Study:
         judged=judged,
         flow=None,
         witness=(judged, scenario),
+        over_time=False,
     )
 
 

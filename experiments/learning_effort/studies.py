@@ -66,6 +66,7 @@ class Study(NamedTuple):
     flow: learning from samples; None: this is not validated.
     witness: the problem and scenario by whose loss learning from samples is judged; other than those above where
         these know the expected loss but approximately.
+    over_time: whether what is chosen is a signal over time, so that an entry matters by the discount of its time.
     """
 
     data: str
@@ -81,6 +82,7 @@ class Study(NamedTuple):
     judged: Problem
     flow: sampled.SampledFlow | None
     witness: tuple[Problem, Scenario]
+    over_time: bool = True
 
 
 def study_of(
@@ -301,7 +303,7 @@ def _searched(experiment, settings, swept, paths: RunPaths, first: int, label: s
 
     series = jax.jit(lambda chosen, lanes: jax.lax.map(lambda lane: _both(study_at, *lane), (chosen, lanes)))
     search = _one_by_one if settings.optimizer == "quasi_newton" else _together
-    searches = list(search(study, settings, value, lanes))
+    searches = list(search(study_at, settings, value, lanes))
     missing = [s.first for s in searches if not _path(paths, _name(first + s.first)).exists()]
     name = f"{label}{points * settings.seeds} controls, evaluations"
     with Progress(settings.iterations * len(missing), name) as progress:
@@ -419,8 +421,17 @@ class _Watch:
             self._progress.update(sum(self._done.values()), value=value)
 
 
-def _one_by_one(study, settings, value, lanes) -> Iterator[_Search]:
+def _one_by_one(study_at, settings, value, lanes) -> Iterator[_Search]:
+    study = study_at({})
     evaluate = jax.jit(jax.value_and_grad(value))
+    discounts_at = jax.jit(lambda points: study_at(points).problem.discounts())
+
+    def importance(start, points):
+        if not study.over_time:
+            return 1.0
+        discounts = np.asarray(discounts_at(points))
+        return jax.tree.map(lambda leaf: discounts.reshape(-1, *[1] * (leaf.ndim - 1)), start)
+
     for lane in range(len(jax.tree.leaves(lanes)[0])):
         part = jax.tree.map(lambda leaf, lane=lane: leaf[lane : lane + 1], lanes)
 
@@ -435,15 +446,16 @@ def _one_by_one(study, settings, value, lanes) -> Iterator[_Search]:
                 settings.tolerance,
                 watch,
                 lambda chosen: evaluate(chosen, weights, points),
+                importance(start, points),
             )
             return jax.tree.map(lambda leaf: leaf[None], found)
 
         yield _Search(lane, part, optimum)
 
 
-def _together(study, settings, value, lanes) -> Iterator[_Search]:
+def _together(study_at, settings, value, lanes) -> Iterator[_Search]:
     """All lanes as one problem, the sum of their values: first-order steps of one lane do not see the others."""
-    count = len(jax.tree.leaves(lanes)[0])
+    study, count = study_at({}), len(jax.tree.leaves(lanes)[0])
     optimizer = {"ascent": optax.sgd, "adam": optax.adam, "amsgrad": optax.amsgrad}[settings.optimizer](settings.rate)
     total = lambda chosen: jnp.sum(jax.vmap(value)(chosen, lanes.weights, lanes.points))
 

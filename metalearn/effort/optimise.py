@@ -117,6 +117,7 @@ def quasi_newton(
     tolerance: float = 1e-4,
     watch: Watch | None = None,
     value_and_gradient: Callable[[Signal], tuple[jax.Array, Signal]] | None = None,
+    importance: Any = 1.0,
 ) -> Optimum:
     """Projected quasi-Newton ascent (L-BFGS-B) until the residual (see Optimum) is at most `tolerance`.
 
@@ -127,6 +128,9 @@ def quasi_newton(
         iterations: evaluations of value and gradient at most.
         watch: called as (evaluation, value so far) after every evaluation.
         value_and_gradient: compiled already, where several problems share it; None: compiled here.
+        importance: how much an entry of the signal matters, such as the discount of its time; like `lower`. The search
+            is for entries times its root, in which the value curves alike: under strong discounting it would
+            otherwise end before late entries have moved.
 
     Raises:
         ValueError: as `ascend`.
@@ -140,10 +144,12 @@ def quasi_newton(
     ends = np.cumsum([leaf.size for leaf in leaves])
     dtype = jnp.result_type(*leaves)
     ravel = lambda tree: np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
-    lower, upper = (ravel(_like(bound, start)) for bound in (lower, upper))
+    lower, upper, weight = (ravel(_like(bound, start)) for bound in (lower, upper, importance))
+    weight = np.sqrt(weight / weight.max())
+    weight = np.maximum(weight, 1e-18)
 
     def unravel(x: np.ndarray) -> Signal:
-        parts = zip(np.split(x, ends[:-1]), leaves, strict=True)
+        parts = zip(np.split(np.clip(x / weight, lower, upper), ends[:-1]), leaves, strict=True)
         return jax.tree.unflatten(structure, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts])
 
     values: list[float] = []
@@ -152,7 +158,7 @@ def quasi_newton(
     def objective(x: np.ndarray, scale: float) -> tuple[float, np.ndarray]:
         nonlocal best
         v, gradient = evaluate(unravel(x))
-        v, slope = float(v), ravel(gradient)
+        v, slope = float(v), ravel(gradient) / weight
         if not (np.isfinite(v) and np.isfinite(slope).all()):
             if best is None:
                 raise FloatingPointError(
@@ -163,21 +169,23 @@ def quasi_newton(
             v, at, slope = best
             return (-v + abs(slope @ (x - at))) / scale, np.zeros_like(slope)
         values.append(v)
-        if best is None or v > best[0]:
+        if best is None or v >= best[0]:  # of equal ones the last: late entries may matter less than V's rounding
             best = v, np.array(x), slope
         if watch is not None:
             watch(len(values), best[0])
         return -v / scale, -slope / scale
 
-    first = ravel(start)
+    first = ravel(start) * weight
     _, slope = objective(first, 1.0)
-    scale = max(float(np.abs(slope).max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    scale, steepest = (
+        max(float(np.abs(g).max(initial=0.0)), float(np.finfo(np.float32).tiny)) for g in (slope, slope * weight)
+    )
     scipy.optimize.minimize(
         functools.partial(objective, scale=scale),
         first,
         jac=True,
         method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(lower, upper),
+        bounds=scipy.optimize.Bounds(lower * weight, upper * weight),
         options={
             "maxfun": iterations,
             "maxiter": iterations,
@@ -187,7 +195,8 @@ def quasi_newton(
     )
     assert best is not None
     v, x, slope = best
-    residual = np.abs(np.clip(x + slope / scale, lower, upper) - x).max(initial=0.0)
+    u = x / weight
+    residual = np.abs(np.clip(u + slope * weight / steepest, lower, upper) - u).max(initial=0.0)
     return Optimum(
         jax.tree.map(jnp.asarray, unravel(x)),
         jnp.asarray(v, dtype),

@@ -125,6 +125,20 @@ class AgreementTest(InDoublePrecision):
         self.assertEqual(sorted(k for k, _ in seen), list(range(0, 200, 2)))
         np.testing.assert_allclose([v for _, v in sorted(seen)], values[::2], rtol=1e-6)
 
+    def test_entries_that_matter_little(self):
+        """Coupled neighbours under a discount of 30 orders of magnitude: V in float32 sees the first few alone."""
+        self.enter_context(jax.enable_x64(False))
+        steps = 50
+        discount, wanted = 0.25 ** np.arange(steps), np.cos(np.arange(steps))
+        coupling = lambda u: 0.1 * jnp.sum(discount[1:] * u[1:] * u[:-1])
+        worth = lambda u: jnp.sum(discount * (wanted * u - u**2 / 2)) - coupling(u)
+        # Where the derivative by each entry is zero: a system of three diagonals.
+        above, below = np.diag(0.1 * 0.25 * np.ones(steps - 1), 1), np.diag(0.1 * np.ones(steps - 1), -1)
+        optimum = np.linalg.solve(np.eye(steps) + above + below, wanted)
+        find = functools.partial(quasi_newton, worth, jnp.zeros(steps), -2.0, 2.0, tolerance=1e-5)
+        np.testing.assert_allclose(find(importance=discount).signal, optimum, atol=0.01)
+        self.assertGreater(np.abs(find().signal[-1] - optimum[-1]), 0.1)
+
     def test_a_line_search_that_leaves_the_finite(self):
         """The value is -inf beyond 1/2; the way there from 0 is steep."""
         worth = lambda u: jnp.sum(10 * u + jnp.log(0.5 - u))

@@ -139,7 +139,7 @@ class SolveTest(CompiledOnce):
     def test_a_search_that_fails_ends_the_others(self):
         both_began, ended = threading.Barrier(2), threading.Event()
 
-        def one_fails(value, start, lower, upper, iterations, tolerance, watch, evaluate):
+        def one_fails(value, start, lower, upper, iterations, tolerance, watch, *rest):
             if both_began.wait(60) == 0:
                 raise FloatingPointError("one of them")
             for step in range(10_000):
