@@ -75,6 +75,7 @@ def _from_samples(outcome: studies.Outcome) -> dict[str, Any] | None:
 def _summary(title: str, outcome: studies.Outcome) -> str:
     values = {which: getattr(outcome, which).value for which in ("baseline", "control")}
     means = ", ".join(f"{which} {value.mean():.6g}" for which, value in values.items())
+    means += " (only control is charged its cost)"
     searched = f"at most {outcome.iterations.max()} iterations, residual at most {outcome.residual.max():.2g}"
     count = len(outcome.residual)
     solved = "1 optimisation" if count == 1 else f"{count} optimisations (initial weights and points of a sweep)"

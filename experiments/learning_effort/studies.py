@@ -333,11 +333,13 @@ def _side_by_side(function: Callable[[Any], Any], arguments: list[Any], stop: Ca
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = [pool.submit(in_thread, argument) for argument in arguments]
         try:
-            return [future.result() for future in futures]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
         except BaseException:
             stop()
             pool.shutdown(cancel_futures=True)
             raise
+    return [future.result() for future in futures]
 
 
 def validate(experiment: Experiment, settings: Any, paths: RunPaths) -> Validation | None:
