@@ -6,6 +6,7 @@ together; with `optax.sgd(alpha_g)` it is the optimiser of Carrasco-Davis, Masis
 the gradient of the summed objective.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,6 +39,10 @@ class Optimum(NamedTuple):
 
 
 Watch = Callable[[Any, Any], None]
+
+
+class _Spent(Exception):
+    """All evaluations are made."""
 
 
 def ascend(
@@ -157,6 +162,8 @@ def quasi_newton(
 
     def objective(x: np.ndarray, scale: float) -> tuple[float, np.ndarray]:
         nonlocal best
+        if len(values) >= iterations:
+            raise _Spent
         v, gradient = evaluate(unravel(x))
         v, slope = float(v), ravel(gradient) / weight
         if not (np.isfinite(v) and np.isfinite(slope).all()):
@@ -180,19 +187,20 @@ def quasi_newton(
     scale, steepest = (
         max(float(np.abs(g).max(initial=0.0)), float(np.finfo(np.float32).tiny)) for g in (slope, slope * weight)
     )
-    scipy.optimize.minimize(
-        functools.partial(objective, scale=scale),
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(lower * weight, upper * weight),
-        options={
-            "maxfun": iterations,
-            "maxiter": iterations,
-            "gtol": tolerance,
-            "ftol": float(jnp.finfo(dtype).eps) / 4,
-        },
-    )
+    with contextlib.suppress(_Spent):  # SciPy looks at its own limit between line searches only
+        scipy.optimize.minimize(
+            functools.partial(objective, scale=scale),
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=scipy.optimize.Bounds(lower * weight, upper * weight),
+            options={
+                "maxfun": iterations,
+                "maxiter": iterations,
+                "gtol": tolerance,
+                "ftol": float(jnp.finfo(dtype).eps) / 4,
+            },
+        )
     assert best is not None
     v, x, slope = best
     u = x / weight

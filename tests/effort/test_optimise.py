@@ -139,6 +139,18 @@ class AgreementTest(InDoublePrecision):
         np.testing.assert_allclose(find(importance=discount).signal, optimum, atol=0.01)
         self.assertGreater(np.abs(find().signal[-1] - optimum[-1]), 0.1)
 
+    @parameterized.parameters(1, 2, 5)
+    def test_no_more_evaluations_than_asked_for(self, iterations):
+        calls = []
+
+        def counted(u):
+            calls.append(u)
+            return jax.value_and_grad(lambda u: -jnp.sum(jnp.abs(u - 0.3) ** 1.5))(u)  # hard for line searches
+
+        found = quasi_newton(None, jnp.zeros(3), -1.0, 1.0, iterations, 0.0, value_and_gradient=counted)
+        self.assertLen(calls, iterations)
+        self.assertEqual(int(found.iterations), iterations)
+
     def test_a_line_search_that_leaves_the_finite(self):
         """The value is -inf beyond 1/2; the way there from 0 is steep."""
         worth = lambda u: jnp.sum(10 * u + jnp.log(0.5 - u))
