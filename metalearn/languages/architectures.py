@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metalearn.languages.lstm import LSTM
+from metalearn.languages.lstm import LSTM, LSTMState
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, uniform, zeros
 
@@ -62,7 +62,7 @@ def clipped_lstm(limit: float = 1.0) -> Cell:
         i, f, g, o = jnp.split(driven + h @ params.hidden_weights, 4, axis=-1)
         c = jnp.clip(jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g), -limit, limit)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
+        return LSTMState(h, c), h
 
     return Cell(LSTM.init, LSTM.start, LSTM.drive, step)
 
@@ -75,6 +75,14 @@ class MemoryParams(NamedTuple):
     action: jax.Array
     action_bias: jax.Array
     push: jax.Array
+
+
+class MemoryState(NamedTuple):
+    """hidden [batch, H]: of the controller; memory [batch, depth, H]; place [batch, depth + 1]: of a queue's end."""
+
+    hidden: jax.Array
+    memory: jax.Array
+    place: jax.Array
 
 
 def memory(kind: str, depth: int = 32) -> Cell:
@@ -99,7 +107,7 @@ def memory(kind: str, depth: int = 32) -> Cell:
 
     def start(units, batch, dtype):
         place = jnp.zeros((batch, depth + 1), dtype).at[:, 0].set(1)  # of the first free cell; a stack ignores it
-        return zeros(units, batch, dtype), jnp.zeros((batch, depth, units), dtype), place
+        return MemoryState(zeros(units, batch, dtype), jnp.zeros((batch, depth, units), dtype), place)
 
     def step(params: MemoryParams, state, driven):
         h, cells, place = state
@@ -115,7 +123,7 @@ def memory(kind: str, depth: int = 32) -> Cell:
         # The last place means "full"; what is pushed there is lost. Popping nothing changes nothing.
         further = jnp.concatenate([jnp.zeros_like(place[:, :1]), place[:, :-2], place[:, -2:].sum(1, keepdims=True)], 1)
         nearer = jnp.concatenate([place[:, :2].sum(1, keepdims=True), place[:, 2:], jnp.zeros_like(place[:, :1])], 1)
-        return (h, cells, push * further + pop * nearer + stay * place), h
+        return MemoryState(h, cells, push * further + pop * nearer + stay * place), h
 
     return Cell(init, start, lambda params, x: params.gates.drive(x), step)
 

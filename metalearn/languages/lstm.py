@@ -10,12 +10,21 @@ derivatives, in either mode of the core, go through.
 | i, f, g, o | input, forget, candidate and output gates, in this order, which is PyTorch's |
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
+
+
+class LSTMState(NamedTuple):
+    """h and c, [batch, H] each."""
+
+    hidden: jax.Array
+    cell: jax.Array
 
 
 def lstm(vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> LanguageModel:
@@ -43,7 +52,7 @@ def _cell(gates, c):
 def _step(params: Gates, state, driven):
     h, c = state
     c, h = _cell(driven + h @ params.hidden_weights, c)
-    return (h, c), h
+    return LSTMState(h, c), h
 
 
 @jax.custom_vjp
@@ -99,7 +108,7 @@ _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 LSTM = Cell(
     init=init_gates(4),
-    start=lambda units, batch, dtype: (zeros(units, batch, dtype), zeros(units, batch, dtype)),
+    start=lambda units, batch, dtype: LSTMState(zeros(units, batch, dtype), zeros(units, batch, dtype)),
     drive=Gates.drive,
     step=_step,
     run=lambda params, driven, keep: _recurrence(driven, params.hidden_weights, keep),
