@@ -223,7 +223,13 @@ def launch(
     _launch(experiment, sys.argv, name or module_name, program, default_preset, short_flags)
 
 
-def launch_one_of(experiments: Mapping[str, Experiment], doc: str, *, default_preset: str | None = None) -> None:
+def launch_one_of(
+    experiments: Mapping[str, Experiment],
+    doc: str,
+    *,
+    default: str | None = None,
+    default_preset: str | None = None,
+) -> None:
     """As `launch`, for the experiment that `--experiment=NAME` names; its runs go to runs/LAUNCH_FILE/NAME/PRESET.
 
     `--help` alone lists the experiments, together with `--experiment` it shows the fields of that one.
@@ -231,26 +237,30 @@ def launch_one_of(experiments: Mapping[str, Experiment], doc: str, *, default_pr
     Args:
       experiments: name -> experiment.
       doc: what they have in common; usually `__doc__`.
+      default: the experiment that a command without `--experiment` means; None: it must name one.
       default_preset: as for `launch`.
     """
     program, module_name = _launched()
+    wants_help = bool(set(sys.argv[1:]) & set(_HELP))
     try:
-        chosen, argv = pick_experiment(experiments, sys.argv)
+        chosen, argv = pick_experiment(experiments, sys.argv, None if wants_help else default)
     except configs.ConfigError as error:
-        if set(sys.argv[1:]) & set(_HELP):
-            sys.stdout.write(f"{textwrap.dedent(doc).strip()}\n\n{_listing(experiments)}\n")
+        if wants_help:
+            sys.stdout.write(f"{textwrap.dedent(doc).strip()}\n\n{_listing(experiments, default)}\n")
             sys.exit(0)
         _end(f"{error}\n(see {program} --help)", 2)
     _launch(experiments[chosen], argv, f"{module_name}/{chosen}", f"{program} --experiment={chosen}", default_preset)
 
 
-def pick_experiment(experiments: Mapping[str, Experiment], argv: Sequence[str]) -> tuple[str, list[str]]:
+def pick_experiment(
+    experiments: Mapping[str, Experiment], argv: Sequence[str], default: str | None = None
+) -> tuple[str, list[str]]:
     """The experiment that a command line (program name first) names, and the command line without that flag.
 
     Raises:
-      ConfigError: none is named, or one that does not exist; lists them all.
+      ConfigError: none is named and there is no `default`, or one that does not exist; lists them all.
     """
-    chosen, rest = None, list(argv[:1])
+    chosen, rest = default, list(argv[:1])
     arguments = iter(argv[1:])
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -259,17 +269,18 @@ def pick_experiment(experiments: Mapping[str, Experiment], argv: Sequence[str]) 
         else:
             rest.append(argument)
     if chosen is None:
-        raise configs.ConfigError(f"say which experiment, by --experiment=NAME.\n{_listing(experiments)}")
+        raise configs.ConfigError(f"say which experiment, by --experiment=NAME.\n{_listing(experiments, default)}")
     if chosen not in experiments:
         hint = configs.suggestion(chosen, experiments)
-        raise configs.ConfigError(f"unknown experiment {chosen!r}.{hint}\n{_listing(experiments)}")
+        raise configs.ConfigError(f"unknown experiment {chosen!r}.{hint}\n{_listing(experiments, default)}")
     return chosen, rest
 
 
-def _listing(experiments: Mapping[str, Experiment]) -> str:
+def _listing(experiments: Mapping[str, Experiment], default: str | None) -> str:
     width = max(map(len, experiments))
     firsts = {name: experiment.doc.strip().partition("\n")[0] for name, experiment in experiments.items()}
-    return "\n".join(["Experiments:", *(f"  {name:<{width}}   {first}" for name, first in firsts.items())])
+    lines = [f"  {name:<{width}}   {first}" for name, first in firsts.items()]
+    return "\n".join(["Experiments:" if default is None else f"Experiments (default: {default}):", *lines])
 
 
 def _launched() -> tuple[str, str]:

@@ -13,17 +13,17 @@ import matplotlib.image
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.formal_languages.__main__ import main, run
-from experiments.formal_languages.config import (
+from experiments.formal_languages.distilled.config import (
     PRESETS,
     Config,
     EvaluationSettings,
     ModelSettings,
     TrainingSettings,
 )
-from experiments.formal_languages.cost import describe
-from experiments.formal_languages.evaluation import LEARNERS, MEMORISATION, Evaluation
-from experiments.formal_languages.training import Trainer
+from experiments.formal_languages.distilled.cost import describe
+from experiments.formal_languages.distilled.evaluation import LEARNERS, MEMORISATION, Evaluation
+from experiments.formal_languages.distilled.experiment import main, run
+from experiments.formal_languages.distilled.training import Trainer
 from metalearn.core import ESTIMATORS
 from metalearn.languages.adaptation import AdaptationSettings
 from metalearn.languages.episodes import EpisodeSettings

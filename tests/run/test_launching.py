@@ -129,6 +129,12 @@ class ExperimentTest(parameterized.TestCase):
         found = launching.pick_experiment(self.EXPERIMENTS, ["program", *arguments])
         self.assertEqual(found, (name, ["program", *rest]))
 
+    @parameterized.parameters(((), "green"), (("--experiment=red",), "red"))
+    def test_a_default_is_for_commands_that_name_none(self, arguments, name):
+        self.assertEqual(
+            launching.pick_experiment(self.EXPERIMENTS, ["program", *arguments], "green"), (name, ["program"])
+        )
+
     @parameterized.parameters(
         ((), "say which experiment"),
         (("--experiment",), "unknown experiment ''"),

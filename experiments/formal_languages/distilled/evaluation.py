@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.formal_languages.config import Config
+from experiments.formal_languages.distilled.config import Config
 from metalearn.languages.adaptation import Adaptation, protocol
 from metalearn.languages.continuation import (
     Continuations,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.formal_languages.config import Config
+from experiments.formal_languages.distilled.config import Config
 from metalearn.core import OuterState, estimator_named, exact, objectives, outer_loop, replicate, task_mesh, unroll
 from metalearn.core.sharding import shard_tasks
 from metalearn.languages.episodes import Episode, EpisodeBatches, Prefetched, draw_language

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments.formal_languages.config import Config
-from experiments.formal_languages.evaluation import LEARNERS, MEMORISATION, Scores
+from experiments.formal_languages.distilled.config import Config
+from experiments.formal_languages.distilled.evaluation import LEARNERS, MEMORISATION, Scores
 from metalearn.languages.targets import target
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge, mean_with_band
 from metalearn.run.files import write_atomic

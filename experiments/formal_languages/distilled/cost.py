@@ -2,8 +2,8 @@
 
 import jax
 
-from experiments.formal_languages.config import Config
-from experiments.formal_languages.training import model_of
+from experiments.formal_languages.distilled.config import Config
+from experiments.formal_languages.distilled.training import model_of
 
 # Symbols of a string of the metagrammar, and of a query string after equal ones are merged; measured on 4,000 drawn
 # languages (mean length 6.7, longer in diverse languages), plus START and END.
