@@ -1,6 +1,7 @@
 """Families of string distributions built on random words: images, conditions, pairs, shuffles, brackets, numerals."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -191,6 +192,92 @@ class RightLinearDyck(StringDistribution):
         open_next = {"("} if "))" not in prefix else set()
         close_next = {")"} if depth else {END} if prefix else set()
         return frozenset(open_next | close_next)
+
+
+@functools.cache
+def balanced_strings(pairs: int, kinds: int) -> int:
+    """How many strings there are of so many pairs of brackets of so many kinds, each kind balanced by itself."""
+    return sum(_ways(pairs, kinds)) if kinds else int(pairs == 0)
+
+
+def _ways(pairs: int, kinds: int) -> list[int]:
+    """The same by how many pairs 0, 1, ... are of the first kind."""
+
+    def ways(own):
+        places, of_first = math.comb(2 * pairs, 2 * own), math.comb(2 * own, own) // (own + 1)
+        return places * of_first * balanced_strings(pairs - own, kinds - 1)
+
+    return [ways(own) for own in range(pairs + 1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Balanced(StringDistribution):
+    """All balanced strings of one kind of brackets or the shuffles of several, each kind balanced by itself.
+
+    Pairs of different kinds may cross, as in ([)]. The number of pairs n is G(stop), and all strings of n pairs are
+    equally likely: C_n (the Catalan number) of one kind, C_n C_(n+1) of two.
+    """
+
+    kinds: tuple[str, ...] = ("()",)
+    stop: float = 1 / 3
+
+    def sample(self, rng: np.random.Generator, count: int) -> list[str]:
+        """See `StringDistribution`."""
+        sizes = rng.geometric(self.stop, size=count)
+        strings = np.empty(count, dtype=object)
+        for size in np.unique(sizes).tolist():
+            (rows,) = np.nonzero(sizes == size)
+            strings[rows] = self.sample_of_size(rng, size, rows.size)
+        return strings.tolist()
+
+    def sample_of_size(self, rng: np.random.Generator, pairs: int, count: int) -> list[str]:
+        """`count` independent strings of so many pairs."""
+        letters = _balanced_letters(rng, pairs, count, self.kinds)
+        return [row.decode() for row in letters.view(f"S{2 * pairs}").ravel().tolist()]
+
+    def log_probability(self, string: str) -> float:
+        """See `StringDistribution`."""
+        if END not in self.valid_next(string):
+            return -math.inf
+        pairs = len(string) // 2
+        return log_geometric(pairs, self.stop) - math.log(balanced_strings(pairs, len(self.kinds)))
+
+    def valid_next(self, prefix: str) -> frozenset[str]:
+        """See `StringDistribution`."""
+        depths = dict.fromkeys(self.kinds, 0)
+        for symbol in prefix:
+            kind = next((kind for kind in self.kinds if symbol in kind), None)
+            if kind is None:
+                return frozenset()
+            depths[kind] += 1 if symbol == kind[0] else -1
+            if depths[kind] < 0:
+                return frozenset()
+        close_next = {kind[1] for kind, depth in depths.items() if depth}
+        may_end = {END} if prefix and not close_next else set()
+        return frozenset({kind[0] for kind in self.kinds} | close_next | may_end)
+
+
+def _balanced_letters(rng: np.random.Generator, pairs: int, count: int, kinds: tuple[str, ...]) -> np.ndarray:
+    """`count` strings as rows of letters, [count, 2 pairs] uint8."""
+    if len(kinds) == 1:
+        # Of the 2n + 1 rotations of n steps up and n + 1 down, just one stays at or above its start until the last
+        # step: the one that begins after the first lowest point (Dvoretzky & Motzkin 1947).
+        down = rng.permuted(np.tile(np.arange(2 * pairs + 1) >= pairs, (count, 1)), axis=1)
+        lowest = np.cumsum(1 - 2 * down, axis=1).argmin(axis=1)
+        order = (lowest[:, None] + np.arange(1, 2 * pairs + 1)) % (2 * pairs + 1)
+        return np.frombuffer(kinds[0].encode(), np.uint8)[np.take_along_axis(down, order, axis=1).astype(np.uint8)]
+    total = balanced_strings(pairs, len(kinds))
+    shares = [ways / total for ways in _ways(pairs, len(kinds))]
+    pairs_of_first = rng.choice(pairs + 1, size=count, p=shares)
+    letters = np.empty((count, 2 * pairs), np.uint8)
+    for own in np.unique(pairs_of_first).tolist():
+        (rows,) = np.nonzero(pairs_of_first == own)
+        of_first = rng.permuted(np.tile(np.arange(2 * pairs) < 2 * own, (rows.size, 1)), axis=1)
+        shuffled = np.empty(of_first.shape, np.uint8)
+        shuffled[of_first] = _balanced_letters(rng, own, rows.size, kinds[:1]).ravel()
+        shuffled[~of_first] = _balanced_letters(rng, pairs - own, rows.size, kinds[1:]).ravel()
+        letters[rows] = shuffled
+    return letters
 
 
 @dataclasses.dataclass(frozen=True)
