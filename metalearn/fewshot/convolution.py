@@ -8,6 +8,7 @@ direct: the backend's own convolution.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 CONVOLUTIONS = ("patches", "direct")
 
@@ -45,7 +46,24 @@ def conv3x3(maps: jax.Array, kernel: jax.Array, how: str | None = None) -> jax.A
         )
     if how == "direct":
         return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return patches(maps) @ as_matrix(kernel)
+
+
+def patches(maps: jax.Array) -> jax.Array:
+    """What each position sees, [images, height, width, 9 * inputs]: its neighbourhood, with zeros around the border."""
     height, width = maps.shape[1:3]
     padded = jnp.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def as_matrix(kernel: jax.Array) -> jax.Array:
+    """[9 * inputs, outputs], in the order of `patches`."""
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def identity_kernel(filters: int) -> jax.Array:
+    """The kernel [3, 3, filters, filters] that changes nothing."""
+    kernel = np.zeros((3, 3, filters, filters))
+    kernel[1, 1] = np.eye(filters)
+    return jnp.asarray(kernel, float)

@@ -47,6 +47,24 @@ class EncoderTest(parameterized.TestCase):
         np.testing.assert_allclose(features, expected, atol=1e-12)
         self.assertEqual(features.shape[1], encoder.width)
 
+    def test_a_first_layer_that_is_normalised_before_it_is_computed(self):
+        """Nine inputs to a position and ten filters; with a tap, maps are computed first and then normalised."""
+        encoder = four_conv(10, channels=1, size=6, blocks=2, convolution="patches")
+        params, x = random_params(encoder), images(4, 6, 1)
+
+        def value(params, x, tap):
+            features, used = encode(encoder, params, x, None, tap)
+            return jnp.sum(jnp.sin(features)) + sum(jnp.sum(m.mean + m.variance**2) for (m,) in used), features
+
+        def slopes(tap):
+            gradient = jax.grad(lambda p, x: value(p, x, tap)[0], argnums=(0, 1))
+            along = jax.tree.map(jnp.cos, (params, x))
+            return compiled(lambda p, x: (value(p, x, tap)[1], *jax.jvp(gradient, (p, x), along)))(params, x)
+
+        found = slopes(None)
+        np.testing.assert_allclose(found[0], slow_encoder.four_conv(params, x).mean((1, 2)), atol=1e-12)
+        chex.assert_trees_all_close(found, slopes(lambda place, block, which, maps: maps), rtol=1e-9, atol=1e-9)
+
     def test_resnet12_is_that_of_a_slow_loop(self):
         encoder = resnet12((2, 3), channels=2, size=5)
         params, x = random_params(encoder), images(3, 5, 2)
