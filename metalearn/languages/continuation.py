@@ -138,6 +138,20 @@ def score_continuations(model: LanguageModel, params: Any, continuations: Contin
     return continuation_scores(logits, jnp.asarray(continuations.valid))
 
 
+class MeanScores(NamedTuple):
+    """Means of a score over all positions, over those where something is forbidden, and over those that may end."""
+
+    continuation: jax.Array
+    constrained: jax.Array
+    may_end: jax.Array
+
+
+def mean_scores(scores: jax.Array, continuations: Continuations) -> MeanScores:
+    """`mean_score` [...] of scores [..., strings, time], over each kind of position."""
+    kinds = (continuations.positions, continuations.constrained, continuations.may_end)
+    return MeanScores(*(mean_score(scores, positions) for positions in kinds))
+
+
 def mean_score(scores: jax.Array, positions: ArrayLike) -> jax.Array:
     """Mean over the positions of each string, then over strings that have such positions: [...].
 
