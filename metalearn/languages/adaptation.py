@@ -101,6 +101,11 @@ def protocol(source: str, learner: str, strings: int) -> Protocol:
     return Protocol(*listed[max(n for n in listed if n <= strings)])
 
 
+def only_embedding_and_output(params: Any) -> Any:
+    """A choice of what `Adaptation` moves: the layers in between stay as they are, in every architecture."""
+    return params._replace(**{name: name in ("embedding", "output_bias") for name in params._fields})
+
+
 class Adaptation:
     """Adapts many learners at once. Keeps its compiled programs, so make one and call it for all N.
 
@@ -108,12 +113,21 @@ class Adaptation:
         model: whose params are adapted; its dropout is on.
         settings: rates and sizes.
         mesh: devices to spread learners over; by default as many as divide a group.
+        moves: params -> tree of bools, or the upper part of such a tree: which weights move. The others come back bit
+            for bit, also from under weight decay. By default all move.
     """
 
-    def __init__(self, model: LanguageModel, settings: AdaptationSettings, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: LanguageModel,
+        settings: AdaptationSettings,
+        mesh: Mesh | None = None,
+        moves: Callable[[Any], Any] = lambda params: True,
+    ):
         """See the class."""
         self._settings = settings
         self._mesh = task_mesh(tasks=settings.group) if mesh is None else mesh
+        self._moves = moves
         adamw = optax.adamw(settings.adamw_rate, weight_decay=settings.weight_decay)
         self._rules = [self._compiled(_learner(model, rule)) for rule in (optax.sgd(settings.sgd_rate), adamw)]
 
@@ -139,7 +153,7 @@ class Adaptation:
 
         Raises:
             ValueError: no corpora, an empty corpus, corpora of different sizes, weights of another number of learners,
-                or a symbol outside the vocabulary.
+                no weights that move, or a symbol outside the vocabulary.
         """
         sizes = {len(corpus) for corpus in corpora}
         if len(sizes) != 1 or 0 in sizes:
@@ -148,6 +162,8 @@ class Adaptation:
         if learners != {len(corpora)}:
             found = ", ".join(map(str, sorted(learners)))
             raise ValueError(f"params holds weights of {found} learners for {len(corpora)} corpora: give one for each")
+        if not any(jax.tree.leaves(self._moves(params))):
+            raise ValueError("moves(params) is False everywhere: at least one of the weights must move")
         keys = jax.random.split(key, len(corpora))
         order = sorted(range(len(corpora)), key=lambda i: sum(map(len, corpora[i])))
         adapted: list[Any] = [None] * len(corpora)
@@ -164,15 +180,15 @@ class Adaptation:
 
     def _adapt_group(self, params: Any, corpora: Sequence[Any], epochs: tuple[int, int], keys: jax.Array) -> Any:
         batches, counts, lengths = self._batches(corpora, keys)
-        params, keys = shard_tasks((params, keys), self._mesh)
+        moving, still, keys = shard_tasks((*_split(params, self._moves(params)), keys), self._mesh)
         for phase, (start, step) in enumerate(self._rules):
-            learners = start(params)
+            learners = start(moving)
             for update in range(epochs[phase] * len(lengths)):
                 i = update % len(lengths)
                 strings = shard_tasks((batches[:, i, :, : lengths[i]], counts[:, i]), self._mesh)
-                learners = step(learners, *strings, keys, np.int32(2 * update + phase + 1))  # 0: the order
-            params = learners.params
-        return jax.device_get(params)
+                learners = step(learners, still, *strings, keys, np.int32(2 * update + phase + 1))  # 0: the order
+            moving = learners.params
+        return jax.device_get(_join(moving, still))
 
     def _batches(self, corpora: Sequence[Any], keys: jax.Array) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Tokens [learners, updates, batch, length], counts (0 marks padding), and the length of each update."""
@@ -195,13 +211,13 @@ class Adaptation:
         return batches, counts.reshape(shape[0], updates, batch), lengths
 
     def _compiled(self, process: LearningProcess) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        def one(learner, rows, counts, key, update):
+        def one(learner, still, rows, counts, key, update):
             strings = Strings(rows.astype(np.int32), counts)
-            return process.step((), learner, {"strings": strings, "key": jax.random.fold_in(key, update)}, ())
+            return process.step((), learner, {"strings": strings, "key": jax.random.fold_in(key, update)}, still)
 
-        every = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
+        every = jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None))
         sharded = jax.shard_map(
-            every, mesh=self._mesh, in_specs=(*[P(AXIS)] * 4, P()), out_specs=P(AXIS), check_vma=False
+            every, mesh=self._mesh, in_specs=(*[P(AXIS)] * 5, P()), out_specs=P(AXIS), check_vma=False
         )
         start = jax.vmap(lambda params: process.init(params, (), jax.random.key(0)))
         started = jax.shard_map(start, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False)
@@ -209,12 +225,30 @@ class Adaptation:
 
 
 def _learner(model: LanguageModel, optimizer: optax.GradientTransformation) -> LearningProcess:
-    """Plain training as a learning process; nobody differentiates through it, so only its init and step are used."""
+    """Plain training as a learning process; nobody differentiates through it, so only its init and step are used.
+
+    params: the weights that move; task: those that do not.
+    """
+
+    def loss(meta, params, input, task):
+        return cross_entropy(model, _join(params, task), input["strings"], input["key"])
+
     return gradient_process(
         init=lambda meta, task, key: meta,
         inputs=lambda meta, task, key: None,
-        inner_loss=lambda meta, params, input, task: cross_entropy(model, params, input["strings"], input["key"]),
-        outer_loss=lambda meta, params, input, task: (cross_entropy(model, params, task), {}),
+        inner_loss=loss,
+        outer_loss=lambda *arguments: (loss(*arguments), {}),
         rule=optax_rule(optimizer),
         inner_gradient="plain",
     )
+
+
+def _split(params: Any, moves: Any) -> tuple[Any, Any]:
+    """The weights that move and those that do not, as two trees like params with None for what is in the other."""
+    nothing = lambda x: jax.tree.map(lambda _: None, x)
+    part = lambda wanted: jax.tree.map(lambda moves, x: x if moves == wanted else nothing(x), moves, params)
+    return part(True), part(False)
+
+
+def _join(moving: Any, still: Any) -> Any:
+    return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None)

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from metalearn.core import task_mesh
-from metalearn.languages.adaptation import Adaptation, AdaptationSettings, protocol
+from metalearn.languages.adaptation import Adaptation, AdaptationSettings, only_embedding_and_output, protocol
 from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings, cross_entropy
 from metalearn.languages.tokens import VOCABULARY, encode
@@ -49,8 +49,8 @@ def random_corpora(learners, size, longest=7, seed=0):
     return [draw() for _ in range(learners)]
 
 
-def slow(params, corpus, epochs, order, settings=SETTINGS):
-    """One learner by a Python loop: SGD, then AdamW (Loshchilov & Hutter 2019) with decay on everything."""
+def slow(params, corpus, epochs, order, settings=SETTINGS, moves=lambda name: True):
+    """One learner by a Python loop: SGD, then AdamW (Loshchilov & Hutter 2019) with decay on everything that moves."""
 
     def batches(count):
         for _ in range(count):
@@ -62,22 +62,27 @@ def slow(params, corpus, epochs, order, settings=SETTINGS):
                 strings = Strings(padded, counts.astype(np.float32))
                 yield lambda params, strings=strings: loss_and_gradient()(params, strings)[1]
 
+    movable = jax.tree_util.tree_map_with_path(lambda path, _: moves(jax.tree_util.keystr(path)), params)
     for gradient_at in batches(epochs[0]):
-        params = jax.tree.map(lambda p, g: p - settings.sgd_rate * g, params, gradient_at(params))
+        params = jax.tree.map(
+            lambda p, g, moves: p - moves * settings.sgd_rate * g, params, gradient_at(params), movable
+        )
     m = v = jax.tree.map(np.zeros_like, params)
     for t, gradient_at in enumerate(batches(epochs[1]), start=1):
         gradient = gradient_at(params)
         m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradient)
         params = jax.tree.map(
-            lambda p, m, v, t=t: (
+            lambda p, m, v, moves, t=t: (
                 p
-                - settings.adamw_rate
+                - moves
+                * settings.adamw_rate
                 * ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + settings.weight_decay * p)
             ),
             params,
             m,
             v,
+            movable,
         )
     return jax.tree.map(np.asarray, params)
 
@@ -94,14 +99,15 @@ class AdaptationTest(parameterized.TestCase):
         self.enter_context(jax.enable_x64(True))
         self.key = jax.random.key(0)
 
-    def check(self, corpora, epochs, made_by=None, settings=SETTINGS):
+    def check(self, corpora, epochs, made_by=None, settings=SETTINGS, moves=lambda name: True):
         params = weights(len(corpora))
         adapted = (made_by or adaptation())(params, corpora, epochs, self.key)
         for i, (corpus, key) in enumerate(zip(corpora, jax.random.split(self.key, len(corpora)), strict=True)):
             # The order is drawn once from the learner's own key; nothing else of the oracle knows the library.
             order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), len(corpus)))
-            expected = slow(learner(params, i), corpus, epochs, order, settings)
+            expected = slow(learner(params, i), corpus, epochs, order, settings, moves)
             chex.assert_trees_all_close(learner(adapted, i), expected, rtol=1e-8, atol=1e-10)
+        return params, adapted
 
     @parameterized.named_parameters(
         ("one_string", 1, (3, 2)),
@@ -136,6 +142,30 @@ class AdaptationTest(parameterized.TestCase):
         alone = adaptation(devices=1, group=1)(params, corpora, (2, 1), self.key, done.append)
         self.assertEqual(done[2:], [1, 2, 3, 4, 5, 6])
         chex.assert_trees_all_close(together, alone, rtol=1e-9, atol=1e-11)
+
+    def check_moves(self, moves, names):
+        """The other weights are the very same numbers after both rules; those named are not."""
+        made_by = Adaptation(model(), SETTINGS, task_mesh(jax.devices()[:1]), moves)
+        before, after = self.check(random_corpora(2, 5), (2, 1), made_by, moves=lambda name: name in names)
+        leaves = jax.tree_util.tree_leaves_with_path(before)
+        for (path, leaf), adapted in zip(leaves, jax.tree.leaves(after), strict=True):
+            self.assertEqual(leaf.tobytes() != adapted.tobytes(), jax.tree_util.keystr(path) in names)
+
+    def test_layers_may_stay_as_they_are(self):
+        self.check_moves(only_embedding_and_output, (".embedding", ".output_bias"))
+
+    def test_any_weights_may_stay_as_they_are(self):
+        """What moves is said leaf by leaf here."""
+        name = ".layers[0].hidden_weights"
+        self.check_moves(
+            lambda params: jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path) == name, params),
+            (name,),
+        )
+
+    def test_some_weights_must_move(self):
+        still = Adaptation(model(), SETTINGS, moves=lambda params: False)
+        with self.assertRaisesRegex(ValueError, "False everywhere: at least one"):
+            still(weights(1), random_corpora(1, 5), (1, 0), self.key)
 
     def test_dropout_and_order_come_from_the_key(self):
         corpora = [random_corpora(1, 6)[0]] * 3
@@ -174,10 +204,11 @@ class AdaptationTest(parameterized.TestCase):
     @parameterized.parameters(0, 1)
     def test_one_update_lowers_for_every_kind_of_device(self, phase):
         start, step = adaptation(devices=1)._rules[phase]
-        learners = jax.eval_shape(start, weights(4))
+        moving = weights(4)
+        learners, still = jax.eval_shape(start, moving), jax.tree.map(lambda _: None, moving)
         rows, counts = np.zeros((4, 4, 16), np.uint8), np.zeros((4, 4), np.float32)
         platforms = ("cpu", "cuda", "tpu")
-        arguments = (learners, rows, counts, jax.random.split(self.key, 4), np.int32(0))
+        arguments = (learners, still, rows, counts, jax.random.split(self.key, 4), np.int32(0))
         self.assertEqual(jax.export.export(step, platforms=platforms)(*arguments).platforms, platforms)
 
 
