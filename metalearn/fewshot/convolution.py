@@ -1,8 +1,8 @@
 """The 3x3 convolution that all encoders are made of, in two ways that compute the same.
 
-patches: nine shifted copies of the maps side by side, times one matrix. Takes nine times the memory of the input, but
-    stays a matrix product under `vmap` over tasks and inside `scan`, where a CPU's own convolution becomes up to ten
-    times slower: weights that differ between tasks make it a grouped convolution.
+patches: nine shifted copies of the maps side by side, times one matrix, for as many images at a time as stay in a
+    core's cache. It stays a matrix product under `vmap` over tasks and inside `scan`, where a CPU's own convolution
+    becomes up to ten times slower: weights that differ between tasks make it a grouped convolution.
 direct: the backend's own convolution.
 """
 
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 CONVOLUTIONS = ("patches", "direct")
+_AT_ONCE = 1 << 20
+"""Bytes that the patches of the images worked on at a time may take: of the size of a core's second-level cache."""
 
 
 def default_convolution() -> str:
@@ -46,7 +48,18 @@ def conv3x3(maps: jax.Array, kernel: jax.Array, how: str | None = None) -> jax.A
         )
     if how == "direct":
         return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return patches(maps) @ as_matrix(kernel)
+    matrix, count = as_matrix(kernel), _images_at_once(maps)
+    if count == len(maps):
+        return patches(maps) @ matrix
+    # Patches are made again for the backward pass: that is cheaper than to fetch them from memory, and they stay few.
+    product = jax.checkpoint(lambda some: patches(some) @ matrix, prevent_cse=False)
+    return jax.lax.map(product, maps.reshape(-1, count, *maps.shape[1:])).reshape(*maps.shape[:3], -1)
+
+
+def _images_at_once(maps: jax.Array) -> int:
+    """The largest divisor of the number of images whose patches fit; 1 where those of one image do not."""
+    fitting = _AT_ONCE // max(9 * maps.dtype.itemsize * maps.size // max(len(maps), 1), 1)
+    return next((n for n in range(min(fitting, len(maps)), 1, -1) if len(maps) % n == 0), min(len(maps), 1))
 
 
 def patches(maps: jax.Array) -> jax.Array:

@@ -1,10 +1,15 @@
 """The convolution against a loop over positions, in every way and under what learners do with it."""
 
+import re
+from unittest import mock
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from metalearn.fewshot import convolution
 from metalearn.fewshot.convolution import CONVOLUTIONS, conv3x3, default_convolution
 from tests.core.problems import compiled
 from tests.fewshot import slow_encoder
@@ -40,6 +45,27 @@ class ConvolutionTest(parameterized.TestCase):
         np.testing.assert_allclose(np.ravel(along_maps), expected, atol=1e-12)
         expected = [np.vdot(slow_encoder.convolution(maps, unit), seen) for unit in units(kernel)]
         np.testing.assert_allclose(np.ravel(along_kernel), expected, atol=1e-12)
+
+    @parameterized.parameters((1, 6), (2, 3), (3, 2), (5, 2))
+    def test_as_many_images_at_a_time_as_fit(self, fitting, parts):
+        """Of six images: value, gradients and second derivatives are those of all together, of which loops remain."""
+        maps, kernel = self.draw(size=(6, 3, 4, 2)), self.draw(size=(3, 3, 2, 5))
+        tangents = self.draw(size=maps.shape), self.draw(size=kernel.shape)
+
+        def found(how):
+            value = lambda *a: jnp.sum(jnp.sin(conv3x3(*a, how)))
+            along = lambda *a: jax.jvp(jax.grad(value, argnums=(0, 1)), a, tangents)
+            return compiled(lambda *a: (conv3x3(*a, how), along(*a)))(maps, kernel)
+
+        of_one = 9 * 8 * 3 * 4 * 2
+        with mock.patch.object(convolution, "_AT_ONCE", fitting * of_one + 1):
+            result = found("patches")
+            length = re.search(
+                r"scan\[.*?length=(\d+)", str(jax.make_jaxpr(lambda *a: conv3x3(*a))(maps, kernel)), re.DOTALL
+            )
+        self.assertEqual(int(length[1]), parts)
+        np.testing.assert_allclose(result[0], slow_encoder.convolution(maps, kernel), atol=1e-12)
+        chex.assert_trees_all_close(result, found("direct"), atol=1e-12)
 
     @parameterized.parameters(*CONVOLUTIONS)
     def test_a_batch_of_kernels(self, how):
