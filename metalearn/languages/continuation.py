@@ -141,18 +141,18 @@ def score_continuations(model: LanguageModel, params: Any, continuations: Contin
 class MeanScores(NamedTuple):
     """Means of a score over all positions, over those where something is forbidden, and over those that may end."""
 
-    continuation: jax.Array
-    constrained: jax.Array
-    may_end: jax.Array
+    continuation: jax.Array | np.ndarray
+    constrained: jax.Array | np.ndarray
+    may_end: jax.Array | np.ndarray
 
 
-def mean_scores(scores: jax.Array, continuations: Continuations) -> MeanScores:
+def mean_scores(scores: ArrayLike, continuations: Continuations) -> MeanScores:
     """`mean_score` [...] of scores [..., strings, time], over each kind of position."""
     kinds = (continuations.positions, continuations.constrained, continuations.may_end)
     return MeanScores(*(mean_score(scores, positions) for positions in kinds))
 
 
-def mean_score(scores: jax.Array, positions: ArrayLike) -> jax.Array:
+def mean_score(scores: ArrayLike, positions: ArrayLike) -> jax.Array:
     """Mean over the positions of each string, then over strings that have such positions: [...].
 
     Args:
@@ -166,11 +166,11 @@ def mean_score(scores: jax.Array, positions: ArrayLike) -> jax.Array:
     return jnp.nanmean(of_strings, axis=-1)
 
 
-def string_means(scores: jax.Array, positions: ArrayLike) -> jax.Array:
+def string_means(scores: ArrayLike, positions: ArrayLike) -> jax.Array:
     """Mean over the positions of each string, [..., strings]; NaN for a string of which no position counts."""
     return jnp.mean(scores, axis=-1, where=jnp.asarray(positions))
 
 
-def position_means(scores: jax.Array, positions: ArrayLike) -> jax.Array:
+def position_means(scores: ArrayLike, positions: ArrayLike) -> jax.Array:
     """Mean over strings at each position, [..., time]; NaN at a position that counts in no string."""
     return jnp.mean(scores, axis=-2, where=jnp.asarray(positions))
