@@ -27,6 +27,18 @@ def init_perceptron(key: jax.Array, widths: Sequence[int], last_bias: float = 0.
     return (*layers[:-1], Dense(jnp.zeros(shapes[-1]), jnp.full(shapes[-1][1], last_bias)))
 
 
+def init_small(key: jax.Array, inputs: int, outputs: int, biases: str = "zero") -> Dense:
+    """A layer near zero, as in NPBML: weights from N(0, 0.01^2).
+
+    Args:
+        biases: "zero", or "uniform" in +-1 / sqrt(inputs), which is what PyTorch's linear layers begin with.
+    """
+    weights_key, biases_key = jax.random.split(key)
+    bound = inputs**-0.5
+    bias = jax.random.uniform(biases_key, (outputs,), minval=-bound, maxval=bound)
+    return Dense(0.01 * jax.random.normal(weights_key, (inputs, outputs)), bias * (biases == "uniform"))
+
+
 def perceptron(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
     """ReLU between the layers. x: [..., inputs] -> [..., outputs]."""
     for layer in layers[:-1]:

@@ -7,7 +7,8 @@ pieces that differ from MAML's and `configured` with what else does; notebooks/f
 from collections.abc import Callable
 from typing import Any
 
-from metalearn.fewshot.family import forward, losses, metric, rules, starts
+from metalearn.fewshot.family import forward, losses, metric, npbml, rules, starts
+from metalearn.fewshot.family.biases import CODE, PAPER, Biases
 from metalearn.fewshot.family.learner import Algorithm, Setting, Weights, configured, learner, once_per_task
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
     "mt_net": forward.mt_net,
     "warp_grad": forward.warp_grad,
     "metal": losses.metal,
+    "npbml": npbml.npbml,
     "prototypical": metric.prototypical,
     "nearest_centroid": metric.nearest_centroid,
 }
@@ -47,4 +49,16 @@ def algorithm(name: str, setting: Setting, **options: Any) -> Algorithm:
     return ALGORITHMS[name](setting, **options)
 
 
-__all__ = ["ALGORITHMS", "Algorithm", "Setting", "Weights", "algorithm", "configured", "learner", "once_per_task"]
+__all__ = [
+    "ALGORITHMS",
+    "CODE",
+    "PAPER",
+    "Algorithm",
+    "Biases",
+    "Setting",
+    "Weights",
+    "algorithm",
+    "configured",
+    "learner",
+    "once_per_task",
+]

@@ -4,10 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from metalearn.core import UpdateRule, objectives, stepwise
-from metalearn.fewshot.convolution import conv3x3
+from metalearn.fewshot.convolution import conv3x3, identity_kernel
 from metalearn.fewshot.encoders import EncoderParams
 from metalearn.fewshot.family.learner import Algorithm, Meta, Setting, Weights, configured, learner
 from metalearn.fewshot.heads import Head
@@ -91,17 +90,10 @@ def warp_grad(setting: Setting) -> Algorithm:
 
     def init(key):
         meta = setting.init(key)
-        return meta | {"warps": tuple(_identity_kernel(filters) for filters in setting.encoder.filters)}
+        return meta | {"warps": tuple(identity_kernel(filters) for filters in setting.encoder.filters)}
 
     def tap(meta, params, input):
         return lambda place, block, which, maps: conv3x3(maps, meta["warps"][block]) if place == "block" else maps
 
     process = learner(setting, tap=tap)
     return configured(setting, process, init, objectives.every_update(setting.steps), stepwise)
-
-
-def _identity_kernel(filters: int) -> jax.Array:
-    """The 3x3 kernel [3, 3, filters, filters] that changes nothing."""
-    kernel = np.zeros((3, 3, filters, filters))
-    kernel[1, 1] = np.eye(filters)
-    return jnp.asarray(kernel, float)
