@@ -1,4 +1,4 @@
-"""Recurrent language models by name; their cells differ in what their state can do.
+"""Language models by name; their cells differ in what their state can do.
 
 | name           | state of a layer                 | can it count without bound?                                     |
 |----------------|----------------------------------|-----------------------------------------------------------------|
@@ -9,6 +9,7 @@
 | "clipped_lstm" | LSTM, its cell clipped to [-1, 1]| no: the LSTM with nothing but its counter removed               |
 | "stack"        | Elman and a differentiable stack | yes, and it can reverse (Joulin & Mikolov 2015)                 |
 | "queue"        | Elman and a differentiable queue | yes, and it can repeat (Grefenstette et al. 2015)               |
+| "transformer"  | cache of the last 256 tokens     | it can weigh what it sees (Bhattamishra, Ahuja & Goyal 2020)    |
 
 | symbol     | name                                         |
 |------------|----------------------------------------------|
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from metalearn.languages.lstm import LSTM, LSTMState
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, uniform, zeros
+from metalearn.languages.transformer import transformer
 
 
 def gru() -> Cell:
@@ -136,6 +138,7 @@ CELLS: dict[str, Cell] = {
     "clipped_lstm": clipped_lstm(),
     "stack": memory("stack"),
     "queue": memory("queue"),
+    "transformer": transformer(),
 }
 
 
@@ -143,7 +146,7 @@ def architecture(name: str, vocabulary: int, units: int, layers: int = 2, dropou
     """The language model of that name.
 
     Raises:
-        ValueError: a name not in CELLS; as `recurrent`.
+        ValueError: a name not in CELLS, units that the heads of a Transformer do not divide, or as `recurrent`.
     """
     if name not in CELLS:
         raise ValueError(f"architecture {name!r} is unknown; choose one of {', '.join(CELLS)}")

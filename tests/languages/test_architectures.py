@@ -1,8 +1,9 @@
-"""Recurrent cells against slow loops, their memories against Python's own, and what their states can and cannot do."""
+"""Cells against slow loops, their memories against Python's own, and what their states can and cannot do."""
 
 import collections
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +14,18 @@ from metalearn.languages.architectures import CELLS, architecture, memory
 from metalearn.languages.model import Strings, cross_entropy
 from metalearn.languages.recurrent import recurrent
 from metalearn.languages.tokens import START, VOCABULARY
+from metalearn.languages.transformer import transformer
 from tests.core.problems import compiled
 from tests.languages.slow_lstm import random_params, sigmoid
 
-UNITS, DEPTH = 4, 3
+UNITS, DEPTH, HEADS = 4, 3, 2
 
 
 def model_of(name, layers=1):
     if name in ("stack", "queue"):  # shallow, so that it overflows in the tests
         return recurrent(memory(name, DEPTH), VOCABULARY, UNITS, layers)
+    if name == "transformer":  # short-sighted, for the same reason
+        return recurrent(transformer(HEADS, DEPTH), VOCABULARY, 2 * UNITS, layers)
     return architecture(name, VOCABULARY, UNITS, layers)
 
 
@@ -29,8 +33,33 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum()
 
 
+def slow_transformer(params, state, x):
+    """Past keys and values are a list. Rotary positions are a product of complex numbers."""
+    attend, attended, widen, narrow = map(np.asarray, params)
+    normalised = lambda x: x / np.sqrt((x @ x) / len(x) + 1e-5)
+    half = len(x) // HEADS // 2
+    past, position = ([], 0) if state is None else state
+
+    def turned(part):
+        return (part[:half] + 1j * part[half:]) * np.exp(1j * position / 10_000 ** (np.arange(half) / half))
+
+    q, k, v = (np.split(part, HEADS) for part in np.split(normalised(x) @ attend, 3))
+    past = [*past, ([turned(part) for part in k], v)][-DEPTH:]
+    heads = []
+    for head in range(HEADS):
+        products = [(turned(q[head]) * keys[head].conj()).real.sum() / np.sqrt(2 * half) for keys, _ in past]
+        heads.append(softmax(np.array(products)) @ np.array([values[head] for _, values in past]))
+    x = x + np.concatenate(heads) @ attended
+    wide = normalised(x) @ widen
+    gelu = wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))
+    x = x + gelu @ narrow
+    return (past, position + 1), x
+
+
 def slow_cell(name, params, state, x):
     """One layer and one step for one string, [H]; state None at the beginning."""
+    if name == "transformer":
+        return slow_transformer(params, state, x)
     gates = params.gates if name in ("stack", "queue") else params
     w_ih, w_hh = np.asarray(gates.input_weights).T, np.asarray(gates.hidden_weights).T
     b_ih, b_hh = np.asarray(gates.input_bias), np.asarray(gates.hidden_bias)
@@ -99,7 +128,7 @@ class CellTest(parameterized.TestCase):
 
     @parameterized.product(name=tuple(CELLS), layers=(1, 2))
     def test_logits_and_reading_are_those_of_a_slow_loop(self, name, layers):
-        """The tokens hold STARTs, after which nothing before may matter, and more pushes than the memory has room."""
+        """The tokens hold STARTs, after which nothing before may matter, and are too many for the memories."""
         model = model_of(name, layers)
         params, tokens = random_params(model), random_tokens(2, 9)
         tokens[0, 4] = START
@@ -151,6 +180,28 @@ class MemoryTest(parameterized.TestCase):
             memory("heap")
         with self.assertRaisesRegex(ValueError, "depth=0"):
             memory("stack", 0)
+
+
+class TransformerTest(parameterized.TestCase):
+    @parameterized.parameters(0.5, 0.0)
+    def test_second_derivative(self, scale):
+        """Also where all weights are zero: a length has no derivative there, unless it is kept away from zero."""
+        with jax.enable_x64(True):
+            model, tokens = model_of("transformer"), random_tokens(2, 5)
+            loss = functools.partial(cross_entropy, model, strings=Strings(tokens, np.ones(2, np.float32)))
+            at, along = random_params(model, scale=scale), random_params(model, 1)
+            derivatives = compiled(lambda at: jax.jvp(jax.grad(loss), (at,), (along,)))
+            _, second = derivatives(at)
+            moved = lambda by: jax.tree.map(lambda a, b: a + by * b, at, along)
+            ahead, behind = (derivatives(moved(by))[0] for by in (1e-5, -1e-5))
+            slope = jax.tree.map(lambda a, b: (a - b) / 2e-5, ahead, behind)
+            chex.assert_trees_all_close(second, slope, rtol=1e-4, atol=1e-4)
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ValueError, "heads=0 and context=256"):
+            transformer(heads=0)
+        with self.assertRaisesRegex(ValueError, "units=12 must be a multiple of 8: 4 heads"):
+            architecture("transformer", VOCABULARY, 12).init(jax.random.key(0))
 
 
 class StateTest(parameterized.TestCase):

@@ -49,7 +49,7 @@ class AssemblyTest(parameterized.TestCase):
 
     @parameterized.product(name=tuple(CELLS), dtype=(jnp.float32, jnp.bfloat16))
     def test_keeps_the_type_of_the_weights(self, name, dtype):
-        model = architecture(name, VOCABULARY, 4, dropout=0.5)
+        model = architecture(name, VOCABULARY, 8, dropout=0.5)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
         logits = jax.eval_shape(model.logits, params, random_tokens(2, 3), jax.random.key(0))
