@@ -13,7 +13,7 @@ from metalearn.core.meta_gradient import (
     stepwise,
     truncated,
 )
-from metalearn.core.outer import OuterLoop, OuterState, outer_loop
+from metalearn.core.outer import OuterLoop, OuterState, outer_loop, outer_loops
 from metalearn.core.parts import sum_in_parts
 from metalearn.core.process import Learner, LearningProcess, UpdateRule, gradient_process, optax_rule
 from metalearn.core.sharding import replicate, shard_tasks, task_mesh
@@ -38,6 +38,7 @@ __all__ = [
     "objectives",
     "optax_rule",
     "outer_loop",
+    "outer_loops",
     "replicate",
     "shard_tasks",
     "stepwise",

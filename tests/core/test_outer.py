@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from metalearn.core import LearningProcess, objectives, outer_loop, task_mesh
+from metalearn.core import LearningProcess, objectives, outer_loop, outer_loops, task_mesh
 from tests.core.problems import compiled, linear_regression, slow_value
 
 TASKS = 8
@@ -185,6 +185,53 @@ class BufferTest(absltest.TestCase):
         np.testing.assert_allclose(metrics["value"], 0.75**4, rtol=1e-6)
         again, _ = loop.step(loop.init(meta), tasks, key)
         np.testing.assert_array_equal(again.meta, after.meta)
+
+
+class SeveralLoopsTest(parameterized.TestCase):
+    """Loops side by side against the same loops one after the other, each alone."""
+
+    @parameterized.parameters((1, "map"), (3, "vmap"))
+    def test_three_steps_of_three_loops(self, device_count, task_axis):
+        # The noise is that of each loop's own key; the second loop's second step has no finite gradient.
+        def noisy(meta, task, key):
+            return jnp.ones(2) + 0.1 * jax.random.normal(key, (2,))
+
+        tasks = np.linspace(-1, 1, 3 * 3 * 2).reshape(3, 3, 2)  # [steps, loops, tasks]
+        tasks[1, 1, 0] = np.nan
+        metas, keys = np.array([0.5, -1.0, 2.0]), jax.random.split(jax.random.key(3), 3)
+        with jax.enable_x64(True):
+            arguments = scalar_process(noisy), objectives.terminal(2), optax.adam(0.1)
+            loops = outer_loops(*arguments, task_axis=task_axis, mesh=devices(device_count))
+            alone = outer_loop(*arguments, mesh=devices(1))
+            states, found, expected = loops.init(metas), [], []
+            for batch in tasks:
+                states, metrics = loops.step(states, batch, keys)
+                found.append(jax.device_get(metrics))
+            finals = []
+            for i in range(3):
+                state = alone.init(metas[i])
+                for step, batch in enumerate(tasks):
+                    state, metrics = alone.step(state, batch[i], keys[i])
+                    expected.append(jax.device_get(metrics))
+                    of_loop = jax.tree.map(lambda x, i=i: x[i], found[step])
+                    chex.assert_trees_all_close(of_loop, expected[-1], rtol=1e-12)
+                finals.append(jax.device_get(state))
+        chex.assert_trees_all_close(jax.device_get(states), jax.tree.map(lambda *x: np.stack(x), *finals), rtol=1e-12)
+        np.testing.assert_array_equal(states.skipped, [0, 1, 0])
+        self.assertLen(states.meta.sharding.device_set, device_count)
+
+    def test_the_state_is_donated_and_the_callers_meta_is_not(self):
+        loops = outer_loops(scalar_process(), objectives.terminal(2), optax.sgd(0.1), mesh=devices(1))
+        metas = jnp.arange(2.0)
+        first = loops.init(metas)
+        loops.step(first, jnp.zeros((2, 1)), jax.random.split(jax.random.key(0), 2))
+        np.testing.assert_array_equal(metas, [0, 1])
+        self.assertTrue(first.meta.is_deleted())
+
+    def test_loops_that_devices_do_not_divide(self):
+        loops = outer_loops(scalar_process(), objectives.terminal(2), optax.sgd(0.1), mesh=devices(2))
+        with self.assertRaisesRegex(ValueError, "3 tasks a batch cannot be split over 2 devices"):
+            loops.init(jnp.arange(3.0))
 
 
 class MeshTest(absltest.TestCase):
