@@ -28,7 +28,8 @@ T = TypeVar("T")
 class Episode(NamedTuple):
     """One language.
 
-    support: tokens [updates, strings, time], counts [updates, strings]; a row is a string.
+    support: tokens [updates, strings, time], counts [updates, strings]; a row is a string. Or as the query, with an
+        axis [updates] in front, where `EpisodeSettings.support_rows` asks for it.
     query: tokens [rows, time], counts [rows, time - 1]; a row is several strings, see `packed`.
     """
 
@@ -55,6 +56,9 @@ class EpisodeSettings:
     pad less. The last must be query_strings."""
     length_sizes: tuple[int, ...] = (20, 100)
     """Numbers of tokens to pad to, ascending; the last must be length."""
+    support_rows: tuple[int, ...] = ()
+    """Numbers of rows to pack a support batch into, as the query is, ascending; the last must be support_strings. Less
+    work where strings are short or alike. None: a row is a string."""
 
     def __post_init__(self) -> None:
         """Checks that sizes fit together."""
@@ -65,6 +69,7 @@ class EpisodeSettings:
         for name, sizes, last in (
             ("row_sizes", self.row_sizes, self.query_strings),
             ("length_sizes", self.length_sizes, self.length),
+            *([("support_rows", self.support_rows, self.support_strings)] if self.support_rows else []),
         ):
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[-1] != last:
                 raise ValueError(f"{name}={sizes} must ascend and end at {last}")
@@ -124,13 +129,10 @@ class EpisodeBatches:
         drawn = [self._draw(step * self._tasks + i, updates) for i in range(self._tasks)]
         longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
         length = pad_size(longest, sizes.length_sizes)
-        queries = [packed(kinds, counts, length, permutation) for _, (kinds, counts), permutation in drawn]
-        rows = pad_size(max(len(query.tokens) for query in queries), sizes.row_sizes)
-        episodes = [
-            Episode(self._support(support, permutation, updates, length), _with_rows(query, rows))
-            for (support, _, permutation), query in zip(drawn, queries, strict=True)
-        ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *episodes)
+        queries = _padded(
+            [packed(kinds, counts, length, permutation) for _, (kinds, counts), permutation in drawn], sizes.row_sizes
+        )
+        return Episode(self._supports(drawn, updates, length), queries)
 
     def _draw(self, index: int, updates: int):
         sizes = self._settings
@@ -139,9 +141,19 @@ class EpisodeBatches:
         strings = self._language(rng, supports + sizes.query_strings)
         return strings[:supports], distinct(strings[supports:]), rng.permutation(tokens.SYMBOLS)
 
-    def _support(self, strings, permutation, updates: int, length: int) -> Strings:
-        rows = tokens.encode(strings, length, permutation).reshape(updates, -1, length)
-        return Strings(rows, np.ones(rows.shape[:2], np.float32))
+    def _supports(self, drawn, updates: int, length: int) -> Strings:
+        if not self._settings.support_rows:
+            encoded = np.stack([tokens.encode(strings, length, permutation) for strings, _, permutation in drawn])
+            encoded = encoded.reshape(len(drawn), updates, -1, length)
+            return Strings(encoded, np.ones(encoded.shape[:3], np.float32))
+        size = self._settings.support_strings
+        batches = [
+            packed(*distinct(strings[i * size : (i + 1) * size]), length, permutation)
+            for strings, _, permutation in drawn
+            for i in range(updates)
+        ]
+        rows = _padded(batches, self._settings.support_rows)
+        return jax.tree.map(lambda x: x.reshape(len(drawn), updates, *x.shape[1:]), rows)
 
 
 def packed(
@@ -173,8 +185,27 @@ def packed(
     return Strings(rows[:filled], (weights * (rows != tokens.START))[:filled, 1:])
 
 
-def _with_rows(strings: Strings, rows: int) -> Strings:
-    more = ((0, rows - len(strings.tokens)), (0, 0))
+def stack_episodes(batches: Sequence[Episode]) -> Episode:
+    """Batches of as many episodes of as many updates each, stacked along a new first axis.
+
+    Their strings are packed (`EpisodeSettings.support_rows`). Rows and lengths are padded to the largest among them.
+    """
+    shape = lambda part: np.max([part(batch).tokens.shape for batch in batches], axis=0)
+    padded = lambda part: [_padded_to(part(batch), shape(part)) for batch in batches]
+    stack = lambda each: jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    return Episode(stack(padded(lambda e: e.support)), stack(padded(lambda e: e.query)))
+
+
+def _padded(each: Sequence[Strings], sizes: Sequence[int]) -> Strings:
+    """Packed strings with as many rows as the smallest of `sizes` that holds them all, stacked."""
+    rows = pad_size(max(len(strings.tokens) for strings in each), sizes)
+    padded = [_padded_to(strings, (rows, strings.tokens.shape[1])) for strings in each]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def _padded_to(strings: Strings, shape: Sequence[int]) -> Strings:
+    """Packed strings with PAD after their last rows and columns, so that tokens have this shape."""
+    more = [(0, wanted - had) for wanted, had in zip(shape, strings.tokens.shape, strict=True)]
     return Strings(np.pad(strings.tokens, more, constant_values=tokens.PAD), np.pad(strings.counts, more))
 
 

@@ -1,6 +1,7 @@
 """Episodes: a pure function of key and index, with the shapes, counts and permutations that the settings promise."""
 
 import collections
+import dataclasses
 import itertools
 import threading
 
@@ -17,6 +18,7 @@ from metalearn.languages.episodes import (
     draw_language,
     packed,
     pad_size,
+    stack_episodes,
 )
 from metalearn.languages.lstm import lstm
 from metalearn.languages.metagrammar import MetagrammarSettings
@@ -119,6 +121,24 @@ class BatchTest(parameterized.TestCase):
         self.assertEqual(make(0).query.tokens.shape[-1], 12)
         self.assertEqual(make(1).query.tokens.shape[-1], 6)
 
+    def test_supports_may_be_packed_as_queries_are(self):
+        """The same strings as often, the least number of rows that holds those of every update and task."""
+        plain = EpisodeSettings(2, 2, 5, 20, 12, (20,), (12,))
+        sized = dataclasses.replace(plain, support_rows=(1, 3, 5))
+        for step in range(6):
+            rows, packs = batches(tasks=2, settings=plain)(step), batches(tasks=2, settings=sized)(step)
+            chex.assert_trees_all_equal(rows.query, packs.query)
+            needed = 0
+            for task, update in itertools.product(range(2), range(2)):
+                of = lambda batch, t=task, u=update: jax.tree.map(lambda x: x[t, u], batch.support)
+                expected = collections.Counter(tuple(row[row != PAD].tolist()) for row in of(rows).tokens)
+                found: collections.Counter = collections.Counter()
+                for row, count in unpacked(of(packs)):
+                    found[tuple(row.tolist())] += count  # strings that were cut may have become the same
+                self.assertEqual(found, expected)
+                needed = max(needed, int((of(packs).tokens != PAD).any(-1).sum()))
+            self.assertEqual(packs.support.tokens.shape[2], pad_size(needed, sized.support_rows))
+
     def test_long_strings_are_cut(self):
         support, query = batches(words(30))(0)
         self.assertFalse((support.tokens == END).any() or (query.tokens[:, 0] == END).any())
@@ -216,6 +236,21 @@ class LanguageTest(parameterized.TestCase):
 
         self.assertGreater(sum(map(equals_it, drawn(()))), 3)
         self.assertEqual(sum(map(equals_it, drawn((withheld,)))), 0)
+
+
+class StackTest(absltest.TestCase):
+    def test_batches_of_different_shapes(self):
+        settings = EpisodeSettings(2, 2, 4, 8, 12, (2, 8), (6, 12), (1, 4))
+        each = [batches(words(*lengths), settings=settings)(0) for lengths in ((1,), (9, 10, 8))]
+        stacked = stack_episodes(each)
+        chex.assert_shape(stacked.support.tokens, (2, 2, 2, 4, 12))
+        chex.assert_shape(stacked.query.tokens, (2, 2, 8, 12))
+        for i, batch in enumerate(each):
+            for found, had in zip(jax.tree.map(lambda x, i=i: x[i], stacked), batch, strict=True):
+                cut = lambda x, part: x[tuple(slice(n) for n in part.shape)]
+                chex.assert_trees_all_equal(jax.tree.map(cut, found, had), had)
+                self.assertEqual((found.tokens != PAD).sum(), (had.tokens != PAD).sum())
+                self.assertEqual(found.counts.sum(), had.counts.sum())
 
 
 class PrefetchedTest(parameterized.TestCase):
