@@ -10,6 +10,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from metalearn.run.compilation import CompileClock
 from metalearn.run.processes import is_first
 
 
@@ -68,6 +69,18 @@ class Progress:
             self._next_line = now + self._interval
             self._print_line()
 
+    def skip(self, step: int) -> None:
+        """Tells that all up to `step` had been done before, so that the estimate of what remains does not count it."""
+        self._start += step - self._step
+        self._step = step
+
+    def part(self, begin: float, end: float, total: int) -> "Progress":
+        """A progress of `total` steps that are steps `begin` .. `end` of this one, for one of several trainings.
+
+        What such a training had done before it was interrupted is skipped.
+        """
+        return _Part(self, begin, end, total)
+
     def message(self, text: str) -> None:
         """Prints one line above the bar."""
         self._console.print(text, markup=False)
@@ -114,16 +127,46 @@ class Progress:
             self._print_line()
 
 
+class _Part(Progress):
+    """See `Progress.part`."""
+
+    def __init__(self, whole: Progress, begin: float, end: float, total: int):
+        super().__init__(total, whole._name, console=whole._console, clock=whole._clock)
+        self._whole, self._begin, self._end, self._began_yet = whole, begin, end, False
+
+    def _place(self, step: int) -> int:
+        return round(self._begin + (self._end - self._begin) * step / self._total)
+
+    def update(self, step: int, **metrics: Any) -> None:
+        if not self._began_yet:
+            self._whole.skip(self._place(max(step - 1, 0)))
+            self._began_yet = True
+        self._whole.update(self._place(step), **metrics)
+
+    def message(self, text: str) -> None:
+        self._whole.message(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._began_yet and exception == (None, None, None):
+            self._whole.skip(self._place(self._total))
+
+
 class Stages:
     """Shows which part of an experiment runs and what each part took.
 
     stages = Stages("corpora", "meta-training", "evaluation")
     with stages.stage("corpora"):                                # prints "[1/3] corpora"
         ...
+    print(stages.summary())
     """
 
     def __init__(self, *names: str, console: rich.console.Console | None = None):
         self._names = names
+        self.seconds: dict[str, float] = {}
+        self.compile_seconds: dict[str, float] = {}
         self._console = console or default_console()
 
     @contextlib.contextmanager
@@ -134,8 +177,18 @@ class Stages:
         label = f"[{self._names.index(name) + 1}/{len(self._names)}] {name}"
         self._console.print(label, markup=False)
         began = time.monotonic()
-        yield
-        self._console.print(f"{label}: done in {duration(time.monotonic() - began)}", markup=False)
+        with CompileClock() as compiling:
+            yield
+        self.seconds[name] = time.monotonic() - began
+        self.compile_seconds[name] = compiling.seconds
+        self._console.print(f"{label}: done in {duration(self.seconds[name])}", markup=False)
+
+    def summary(self) -> str:
+        """A table of where the time of this process went: seconds of each stage, and how much of them XLA compiled."""
+        lines = [f"{'where the time went':<32}{'seconds':>9}{'compiling':>11}"]
+        rows = [(name, self.seconds[name], self.compile_seconds[name]) for name in self._names if name in self.seconds]
+        rows.append(("all", sum(self.seconds.values()), sum(self.compile_seconds.values())))
+        return "\n".join([*lines, *(f"{name:<32}{spent:>9.1f}{compiled:>11.1f}" for name, spent, compiled in rows)])
 
 
 def _short(value: Any) -> str:
