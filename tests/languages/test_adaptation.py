@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 
 from metalearn.core import task_mesh
 from metalearn.languages.adaptation import Adaptation, AdaptationSettings, only_embedding_and_output, protocol
+from metalearn.languages.architectures import CELLS, architecture
 from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings, cross_entropy
 from metalearn.languages.tokens import VOCABULARY, encode
@@ -119,6 +120,20 @@ class AdaptationTest(parameterized.TestCase):
     def test_is_a_plain_loop_for_each_learner(self, size, epochs):
         self.check(random_corpora(3, size), epochs)
 
+    def test_learners_one_after_the_other(self):
+        self.check(random_corpora(3, 5), (2, 1), adaptation(learner_axis="map"))
+
+    def test_learners_may_have_keys_of_their_own(self):
+        """Then they learn alike wherever they stand, in the order that their key draws."""
+        corpus = random_corpora(1, 11)[0]
+        params = jax.tree.map(lambda x: np.stack([x[0]] * 3), weights(1))
+        keys = jax.random.split(self.key, 2)[np.array([0, 1, 0])]
+        adapted = adaptation()(params, [corpus] * 3, (2, 2), keys)
+        chex.assert_trees_all_equal(learner(adapted, 0), learner(adapted, 2))
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(keys[1], 0), len(corpus)))
+        expected = slow(learner(params, 1), corpus, (2, 2), order)
+        chex.assert_trees_all_close(learner(adapted, 1), expected, rtol=1e-8, atol=1e-10)
+
     def test_strings_are_cut_at_the_length(self):
         corpora = random_corpora(2, 5, longest=40)
         self.assertGreater(max(len(s) for corpus in corpora for s in corpus), SETTINGS.length)
@@ -201,10 +216,11 @@ class AdaptationTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             AdaptationSettings(**wrong)
 
-    @parameterized.parameters(0, 1)
-    def test_one_update_lowers_for_every_kind_of_device(self, phase):
-        start, step = adaptation(devices=1)._rules[phase]
-        moving = weights(4)
+    @parameterized.parameters(("lstm", 0), *((name, 1) for name in CELLS))
+    def test_one_update_lowers_for_every_kind_of_device(self, name, phase):
+        of_name = architecture(name, VOCABULARY, 8, 1)
+        start, step = Adaptation(of_name, SETTINGS, task_mesh(jax.devices()[:1]))._rules[phase]
+        moving = jax.tree.map(lambda x: np.stack([x] * 4), random_params(of_name))
         learners, still = jax.eval_shape(start, moving), jax.tree.map(lambda _: None, moving)
         rows, counts = np.zeros((4, 4, 16), np.uint8), np.zeros((4, 4), np.float32)
         platforms = ("cpu", "cuda", "tpu")
