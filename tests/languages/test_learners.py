@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from metalearn.core import exact, first_order, objectives, outer_loop, task_mesh
+from metalearn.languages.architectures import CELLS, architecture
 from metalearn.languages.episodes import Episode
 from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings, cross_entropy
@@ -219,9 +220,9 @@ class OptimizerTest(parameterized.TestCase):
 
 
 class ExportTest(parameterized.TestCase):
-    @parameterized.parameters("meta-training", "pre-training")
-    def test_the_outer_step_lowers_for_every_kind_of_device(self, kind):
-        model = lstm(VOCABULARY, 4, 2, dropout=0.1)
+    @parameterized.parameters(*(("meta-training", name) for name in CELLS), ("pre-training", "lstm"))
+    def test_the_outer_step_lowers_for_every_kind_of_device(self, kind, name):
+        model = architecture(name, VOCABULARY, 8, 1, dropout=0.1)
         process, weights = {
             "meta-training": (meta_learning(model), objectives.every_update(2)),
             "pre-training": (pre_training(model), AT_ONCE),
