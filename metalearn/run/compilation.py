@@ -7,6 +7,7 @@ import tempfile
 from typing import Self
 
 import jax
+import threadpoolctl
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
@@ -81,9 +82,14 @@ def use_all_cores() -> None:
     """One host device per core this process may use, for when JAX runs on the CPU; to be called before JAX is used.
 
     Loops of small matrix products do not use a second core by themselves; split over devices along the task axis they
-    do. Does nothing to accelerators, nor where the number of devices has been set already.
+    do. Does nothing to accelerators, nor where the number of devices has been set already. Linear algebra libraries are
+    held to one thread: in two devices at once their threads wait for each other, and a decomposition takes many times
+    as long.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if devices < 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores)
+    import scipy.linalg  # noqa: F401 - JAX's decompositions are SciPy's; its libraries must be loaded to be told
+
+    threadpoolctl.threadpool_limits(1, "blas")

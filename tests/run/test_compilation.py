@@ -5,6 +5,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import threadpoolctl
 from absl.testing import absltest
 
 from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache, use_all_cores
@@ -50,6 +51,14 @@ class CompilationTest(FolderCase):
         self.assertGreater(chosen, 0)
         use_all_cores()
         self.assertEqual(jax.config.jax_num_cpu_devices, chosen)
+
+    def test_linear_algebra_libraries_get_one_thread(self):
+        before = threadpoolctl.threadpool_limits(2, "blas")
+        self.addCleanup(before.restore_original_limits)
+        use_all_cores()
+        libraries = [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+        self.assertTrue(libraries)
+        self.assertEqual({library["num_threads"] for library in libraries}, {1})
 
     def test_default_folder(self):
         with mock.patch.dict("os.environ", {"XDG_CACHE_HOME": "/x/y"}):
