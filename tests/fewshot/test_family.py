@@ -412,6 +412,17 @@ class RulesTest(FamilyTest):
         np.testing.assert_allclose(found, u @ np.diag(scales) @ u.T @ seen, rtol=1e-10)
         self.assertGreater(np.vdot(gradient, spectral_product(scales, gradient)), 0.49 * np.vdot(gradient, gradient))
 
+    def test_gap_decomposes_the_gradients_of_a_batch_one_by_one(self):
+        # A batched decomposition waits, on a thread that runs the program, for others that run the program as well.
+        gradients, scales = np.random.default_rng(0).normal(size=(4, 3, 5)), np.array([0.5, 2.0, 3.0])
+        batched = jax.jit(jax.vmap(spectral_product, in_axes=(None, 0)))
+        for found, gradient in zip(batched(scales, gradients), gradients, strict=True):
+            u, s, v = np.linalg.svd(gradient, full_matrices=False)
+            np.testing.assert_allclose(found, u @ np.diag(scales * s) @ v, rtol=1e-10)
+        calls = [line for line in batched.lower(scales, gradients).as_text().splitlines() if "gesdd" in line]
+        self.assertTrue(calls)
+        self.assertFalse([line for line in calls if "4x" in line])
+
     def test_alfa_step_by_step(self):
         of, meta = self.of("alfa")
         params, (hidden, last) = weights_of(meta), meta["generator"]

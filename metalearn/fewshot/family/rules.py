@@ -104,8 +104,18 @@ def approximate_gap(setting: Setting) -> Algorithm:
 
 def spectral_product(scales: jax.Array, gradient: jax.Array) -> jax.Array:
     """U diag(scales) U^T G for G = U S V^T, with U held constant. gradient: [n, m]; scales: [min(n, m)]."""
-    basis, _, _ = jnp.linalg.svd(jax.lax.stop_gradient(gradient), full_matrices=False)
+    basis = _left_singular_vectors(jax.lax.stop_gradient(gradient))
     return basis @ (scales[:, None] * (basis.T @ gradient))
+
+
+def _left_singular_vectors(matrix: jax.Array) -> jax.Array:
+    """U of matrix = U S V^T, largest values first. [n, m] -> [n, min(n, m)]."""
+    decompose = lambda matrix: jnp.linalg.svd(matrix, full_matrices=False)[0]
+    if jax.default_backend() == "cpu":
+        # Under vmap one after the other. A batch would be split over the threads that run the program, and the call
+        # that splits it waits for the rest on one of them: two such calls at once wait forever (JAX 0.10).
+        decompose = jax.custom_batching.sequential_vmap(decompose)
+    return decompose(matrix)
 
 
 def _gap(setting, count, product):
