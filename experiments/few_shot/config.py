@@ -27,32 +27,50 @@ class Recipe(NamedTuple):
     descent: bool = False
 
 
-# Finn et al. (2017): the recipe of every algorithm that has no line of its own below.
+# The recipe of every algorithm that has no line of its own below. Finn et al. (2017), appendix A.1, for five ways; the
+# programs of T-Net and MT-Net (yoonholee/MT-net, experiments/*.sh) and of Meta-Curvature (seba-1511/meta-curvature,
+# README) have the same for training.
 _FINN = {"drawings": Recipe(0.4, 1, 3), "photographs": Recipe(0.01, 5, 10)}
+
+# ALFA, L2F and MeTAL are built on the program of MAML++, and for photographs their settings are the same
+# (baiksung/ALFA, L2F, MeTAL: experiment_config). For drawings theirs are ours: those of MAML++.
+_PLUS_PLUS = {"drawings": Recipe(0.1, 5, 5), "photographs": Recipe(0.01, 5, 5)}
 
 RECIPES: dict[str, dict[str, Recipe]] = {
     "drawings": {
-        "reptile": Recipe(
-            0.1, 5, 10, 1.0, descent=True
-        ),  # outer rate of Nichol et al. (2018); their inner loop is Adam
-        "imaml": Recipe(0.1, 16, 16),  # Rajeswaran et al. (2019): 16 updates
-        "anil": Recipe(0.1, 5, 5),
-        "boil": Recipe(0.4, 1, 1),
-        "cavia": Recipe(0.1, 2, 2),  # Zintgraf et al. (2019), as for photographs
-        "maml_plus_plus": Recipe(0.1, 5, 5),  # Antoniou et al. (2019)
+        # Only the outer rate is that of Nichol et al. (2018): their inner loop is Adam.
+        "reptile": Recipe(0.1, 5, 10, 1.0, descent=True),
+        "imaml": Recipe(0.1, 16, 16),  # Rajeswaran et al. (2019): aravindr93/imaml_dev, examples/README.md
+        "anil": Recipe(0.1, 5, 5),  # Raghu et al. (2020), where it is for 20 ways
+        "boil": Recipe(0.4, 1, 1),  # ours: the rate of MAML, one update as for photographs
+        "cavia": Recipe(1.0, 2, 2),  # ours: as for photographs
+        "meta_sgd": Recipe(0.05, 1, 1),  # Li et al. (2017): one update, and rates begin at random in 0.005 .. 0.1
+        "proto_maml": Recipe(0.1, 1, 3),  # ours: at 0.4 adaptation hurts the prototypes
+        "maml_plus_plus": _PLUS_PLUS["drawings"],  # AntreasAntoniou/HowToTrainYourMAMLPytorch, experiment_config
+        **dict.fromkeys(("alfa", "l2f", "metal"), _PLUS_PLUS["drawings"]),
     },
     "photographs": {
         "reptile": Recipe(0.01, 8, 50, 1.0, descent=True),  # Nichol et al. (2018): 8 and 50 updates, of Adam
-        "imaml": Recipe(0.01, 10, 10),
-        "boil": Recipe(0.5, 1, 1),  # Oh et al. (2021)
-        "cavia": Recipe(0.1, 2, 2),  # Zintgraf et al. (2019)
-        "meta_sgd": Recipe(0.05, 1, 1),  # Li et al. (2017): begins uniformly in 0.005 .. 0.1
-        "maml_plus_plus": Recipe(0.01, 5, 5),  # Antoniou et al. (2019)
-        "gap": Recipe(0.01, 5, 10, 1e-4),  # Kang et al. (2023)
+        "imaml": Recipe(0.01, 10, 10),  # ours
+        "boil": Recipe(0.5, 1, 1),  # Oh et al. (2021): HJ-Yoo/BOIL, run_4conv.sh
+        "cavia": Recipe(1.0, 2, 2),  # Zintgraf et al. (2019): lmzintgraf/cavia, classification/arguments.py
+        "meta_sgd": Recipe(0.05, 1, 1),  # Li et al. (2017), see above
+        # Triantafillou et al. (2020), to first order and for ResNet-18: google-research/meta-dataset,
+        # learn/gin/best/maml_init_with_proto_imagenet.gin
+        "proto_maml": Recipe(0.0054, 6, 6),
+        # Ye & Chao (2022) for one shot and ResNet-12; their logits are divided by 0.5: Han-Jia/UNICORN-MAML, README
+        "unicorn_maml": Recipe(0.1, 5, 5),
+        "maml_plus_plus": _PLUS_PLUS["photographs"],  # as above
+        **dict.fromkeys(("alfa", "l2f", "metal"), _PLUS_PLUS["photographs"]),
+        "gap": Recipe(0.01, 5, 10, 1e-4),  # Kang et al. (2023), whose scales learn at a rate of their own
         "approximate_gap": Recipe(0.01, 5, 10, 1e-4),
     },
 }
-"""By kind of data and algorithm; a line that names no paper is ours. Fields of `TrainingSettings` override them."""
+"""By kind of data and algorithm; a line that names no source is ours. Fields of `TrainingSettings` override them.
+
+Repositories that are named were read; the lines of Finn et al. for drawings (3 updates in the test), Raghu et al.,
+Li et al., Nichol et al. for photographs and Kang et al. are from memory of their papers.
+"""
 
 UNTRAINED = ("nearest_centroid",)
 """Algorithms that take the encoder as it is."""
@@ -121,6 +139,8 @@ class TrainingSettings:
     """Inner updates in validation and test; algorithms that learn something about each update stay with `updates`."""
     outer_rate: float | None = None
     """Learning rate of the outer loop, for all algorithms."""
+    outer_schedule: Literal["constant", "cosine"] = "constant"
+    """How Adam's rate goes on: as it is, or down to a hundredth of it along a cosine, as for MAML++ on Omniglot."""
     memory: Literal["residuals", "recompute", "segments"] = "recompute"
     """What the unroll keeps for the backward pass."""
     task_axis: Literal["vmap", "map"] = "vmap"
@@ -226,6 +246,14 @@ class Config:
 
 _LAPTOP_TRAINING = TrainingSettings(steps=2000, tasks=8, task_axis="map", validate_every=200, checkpoint_every=200)
 
+_LAPTOP = Config(
+    dataset="glyphs",
+    episodes=EpisodeSettings(queries=5),
+    encoder=EncoderSettings(filters=32),
+    training=_LAPTOP_TRAINING,
+    validation_episodes=100,
+)
+
 PRESETS = {
     "smoke": Config(
         algorithms=("maml", "prototypical"),
@@ -238,12 +266,17 @@ PRESETS = {
     ),
     # Minutes on two cores. Smaller than the paper's: filters, tasks in an outer step, and outer steps. Most of a step
     # is judging the query, so there are fewer of its images and more tasks.
-    "laptop": Config(
-        dataset="glyphs",
-        episodes=EpisodeSettings(queries=5),
-        encoder=EncoderSettings(filters=32),
-        training=_LAPTOP_TRAINING,
-        validation_episodes=100,
+    "laptop": _LAPTOP,
+    # The whole family from one pre-trained encoder, and only the beginning of training.
+    "comparison": dataclasses.replace(
+        _LAPTOP,
+        algorithms=(ALL,),
+        encoder=EncoderSettings(filters=16),
+        # In so few steps AdamW gets further than the usual descent.
+        pretraining=PretrainingSettings(
+            steps=300, batch=64, optimizer="adamw", rate=3e-3, augmentation="none", validate_every=100
+        ),
+        training=dataclasses.replace(_LAPTOP_TRAINING, steps=300, tasks=4, validate_every=100, checkpoint_every=100),
     ),
     # Finn et al. (2017) on Omniglot, and on mini-ImageNet with one shot (with five: training.tasks=2).
     "paper": Config(data="omniglot", episodes=EpisodeSettings(rotations=True), training=TrainingSettings(tasks=32)),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.few_shot.config import Config, Recipe
+from experiments.few_shot.config import Config, Recipe, TrainingSettings
 from metalearn.core import Learner, unroll
 from metalearn.fewshot.encoders import Encoder, EncoderParams, Statistics, parameter_count
 from metalearn.fewshot.episodes import Episode
@@ -82,10 +82,12 @@ def updates_of(of: Algorithm) -> int:
     return weights.shape[0] - 1
 
 
-def outer_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
-    """The outer optimiser of a recipe, for `steps` outer steps."""
+def outer_optimizer(recipe: Recipe, training: TrainingSettings) -> optax.GradientTransformation:
+    """The outer optimiser of a recipe, for the outer steps that the settings say."""
     if recipe.descent:
-        return optax.sgd(optax.linear_schedule(recipe.outer_rate, 0.0, steps))
+        return optax.sgd(optax.linear_schedule(recipe.outer_rate, 0.0, training.steps))
+    if training.outer_schedule == "cosine":
+        return optax.adam(optax.cosine_decay_schedule(recipe.outer_rate, training.steps, alpha=0.01))
     return optax.adam(recipe.outer_rate)
 
 

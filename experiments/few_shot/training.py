@@ -71,7 +71,7 @@ class Repetition:
         loop = outer_loop(
             of.training.process,
             of.training.objective,
-            outer_optimizer(of.recipe, training.steps),
+            outer_optimizer(of.recipe, training),
             estimator=of.training.estimator,
             memory=training.memory,
             task_axis=training.task_axis,

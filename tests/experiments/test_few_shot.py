@@ -296,6 +296,7 @@ class ContestantTest(parameterized.TestCase):
         changed = override(photographs, {"training.inner_rate": "0.2", "training.test_updates": "7"})
         self.assertEqual(changed.recipe("maml"), Recipe(0.2, 5, 7, 1e-3))
         self.assertTrue(photographs.recipe("reptile").descent)
+        self.assertEqual(PRESETS["comparison"].recipe("metal"), Recipe(0.1, 5, 5))
 
     def test_outer_optimizer(self):
         gradient = jnp.array([2.0, -3.0])
@@ -303,13 +304,24 @@ class ContestantTest(parameterized.TestCase):
             (Recipe(0.1, 1, 1, 0.5, descent=True), [-1.0, 1.5]),
             (Recipe(0.1, 1, 1, 0.5), [-0.5, 0.5]),  # Adam's first step is the sign
         ):
-            of = contestants.outer_optimizer(recipe, 10)
+            of = contestants.outer_optimizer(recipe, TrainingSettings(steps=10))
             updates, state = of.update(gradient, of.init(gradient))
             np.testing.assert_allclose(updates, expected, rtol=1e-5)
             if recipe.descent:
                 for _ in range(5):
                     updates, state = of.update(gradient, state)
                 np.testing.assert_allclose(updates, [-0.5, 0.75], rtol=1e-5)  # half-way to zero
+
+    def test_adams_rate_falls_along_a_cosine(self):
+        settings = TrainingSettings(steps=4, outer_schedule="cosine")
+        of = contestants.outer_optimizer(Recipe(0.1, 1, 1, 0.5), settings)
+        gradient = jnp.array([2.0])
+        state, rates = of.init(gradient), []
+        for _ in range(5):
+            updates, state = of.update(gradient, state)  # of a constant gradient Adam makes steps of its rate
+            rates.append(-float(updates[0]))
+        expected = [0.5 * (0.01 + 0.99 * (1 + np.cos(np.pi * step / 4)) / 2) for step in range(5)]
+        np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
 class PretrainingTest(absltest.TestCase):
