@@ -44,12 +44,10 @@ def init_loss_net(key: jax.Array, inputs: int, *, film: bool, biases: str = "zer
         film: whether layers are modulated.
     """
     widths = (inputs, *HIDDEN, 1)
-    layers = []
-    for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        dense_key, film_key = jax.random.split(jax.random.fold_in(key, number))
-        of_layer = init_film(film_key, before, after, biases) if film else None
-        layers.append(Modulated(init_small(dense_key, before, after, biases), of_layer))
-    return tuple(layers)
+    shapes = list(zip(widths[:-1], widths[1:], strict=True))
+    dense_key, film_key = jax.random.split(key)
+    films = init_film(film_key, shapes, biases) if film else [None] * len(shapes)
+    return tuple(map(Modulated, init_small(dense_key, shapes, biases), films))
 
 
 def loss_net(net: LossNet, rows: jax.Array, output: str = "identity") -> jax.Array:
@@ -94,7 +92,8 @@ def prototype_scores(support: jax.Array, labels: jax.Array, query: jax.Array, wa
 def statistics_of(params: Any, *, moments: str = "differentiable", norms: str = "l1_l2") -> jax.Array:
     """What R is shown: mean, standard deviation (of n - 1), and two norms of each leaf of `params`, [4 * leaves].
 
-    Values and gradients are finite for any leaf: where a root is of zero, its gradient is zero as well.
+    Values and gradients are finite for any leaf: where a root is of zero, its gradient is zero as well, and a leaf that
+    is constant but for rounding is constant.
 
     Args:
         moments: "differentiable", or "detached": mean and deviation are constants.
@@ -104,7 +103,9 @@ def statistics_of(params: Any, *, moments: str = "differentiable", norms: str = 
     rows = []
     for leaf in jax.tree.leaves(params):
         mean = leaf.mean()
-        deviation = safe_sqrt(jnp.sum((leaf - mean) ** 2) / max(leaf.size - 1, 1))
+        variance = jnp.sum((leaf - mean) ** 2) / max(leaf.size - 1, 1)
+        rounding = (8 * jnp.finfo(leaf.dtype).eps * mean) ** 2
+        deviation = safe_sqrt(jnp.where(variance > rounding, variance, 0))
         euclidean = safe_sqrt(jnp.sum(leaf**2))
         rows += [hold(mean), hold(deviation), jnp.sum(jnp.abs(leaf)) if norms == "l1_l2" else euclidean, euclidean]
     return jnp.stack(rows)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Dense(NamedTuple):
@@ -27,16 +28,25 @@ def init_perceptron(key: jax.Array, widths: Sequence[int], last_bias: float = 0.
     return (*layers[:-1], Dense(jnp.zeros(shapes[-1]), jnp.full(shapes[-1][1], last_bias)))
 
 
-def init_small(key: jax.Array, inputs: int, outputs: int, biases: str = "zero") -> Dense:
-    """A layer near zero, as in NPBML: weights from N(0, 0.01^2).
+def init_small(key: jax.Array, shapes: Sequence[tuple[int, int]], biases: str = "zero") -> list[Dense]:
+    """Layers near zero, as in NPBML: weights from N(0, 0.01^2).
+
+    All numbers are drawn at once, as drawing dominates the time of compilation.
 
     Args:
+        shapes: inputs and outputs of each layer.
         biases: "zero", or "uniform" in +-1 / sqrt(inputs), which is what PyTorch's linear layers begin with.
     """
-    weights_key, biases_key = jax.random.split(key)
-    bound = inputs**-0.5
-    bias = jax.random.uniform(biases_key, (outputs,), minval=-bound, maxval=bound)
-    return Dense(0.01 * jax.random.normal(weights_key, (inputs, outputs)), bias * (biases == "uniform"))
+    split = lambda numbers, sizes: jnp.split(numbers, np.cumsum(sizes)[:-1])
+    sizes, widths = [inputs * outputs for inputs, outputs in shapes], [outputs for _, outputs in shapes]
+    noise = split(0.01 * jax.random.normal(key, (sum(sizes),)), sizes)
+    bias = jnp.zeros(sum(widths))
+    if biases == "uniform":
+        bias = jax.random.uniform(jax.random.fold_in(key, 1), (sum(widths),), minval=-1, maxval=1)
+    return [
+        Dense(weights.reshape(shape), shape[0] ** -0.5 * of_layer)
+        for weights, shape, of_layer in zip(noise, shapes, split(bias, widths), strict=True)
+    ]
 
 
 def perceptron(layers: Sequence[Dense], x: jax.Array) -> jax.Array:

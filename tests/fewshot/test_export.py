@@ -1,5 +1,7 @@
 """The outer step of every algorithm lowers for accelerators that are not there."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,18 +10,19 @@ from absl.testing import absltest, parameterized
 
 from metalearn.core import outer_loop, task_mesh
 from metalearn.fewshot.encoders import four_conv
-from metalearn.fewshot.family import ALGORITHMS, algorithm
+from metalearn.fewshot.family import ALGORITHMS, CODE, algorithm
 from tests.fewshot import tiny
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+LAST_BLOCK = dataclasses.replace(CODE, scores="prototypes")
 
 
 class ExportTest(parameterized.TestCase):
-    @parameterized.parameters(*ALGORITHMS)
-    def test_lowers_for_every_platform(self, name):
+    @parameterized.parameters(*((name, {}) for name in ALGORITHMS), ("npbml", {"biases": LAST_BLOCK}))
+    def test_lowers_for_every_platform(self, name, options):
         # On accelerators, the convolution is their own.
         encoder = four_conv(2, channels=1, size=tiny.SIZE, blocks=1, convolution="direct")
-        of = algorithm(name, tiny.setting(encoder=encoder))
+        of = algorithm(name, tiny.setting(encoder=encoder), **options)
         mesh = task_mesh(jax.devices()[:1])
         loop = outer_loop(of.process, of.objective, optax.adam(1e-3), estimator=of.estimator, mesh=mesh)
         meta = jax.eval_shape(of.init, jax.random.key(0))

@@ -200,13 +200,13 @@ class IdentityTest(NpbmlTest):
     def test_begins_close_to_maml_if_its_biases_are_zero(self, biases):
         """T20."""
         of = algorithm("npbml", tiny.setting(), biases=replaced(APART, biases=biases))
-        meta = compiled(of.init)(jax.random.key(0))
+        meta = of.init(jax.random.key(0))
         found = self.as_weights(meta, self.states(of, meta)[-1])
         start = jax.tree.map(np.asarray, self.start(meta))
         maml = tiny.slow_states(start, self.task, tiny.rates_like(start, self.rate))[-1]
         most = lambda one, other: max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), one, other)))
         share = most(found, maml) / most(found, start)
-        (self.assertLess if biases == "zero" else self.assertGreater)(share, 0.05)
+        (self.assertLess if biases == "zero" else self.assertGreater)(share, 0.2)
 
 
 READINGS = {
@@ -451,10 +451,10 @@ class GradientTest(NpbmlTest):
             with self.subTest(name):
                 direction = jax.tree.map(np.zeros_like, meta)
                 direction[name] = tiny.randomised(direction[name])
-                above, below = (value(tiny.shifted(meta, direction, size)) for size in (1e-6, -1e-6))
-                slope = (above - below) / 2e-6
+                above, below = (value(tiny.shifted(meta, direction, size)) for size in (1e-5, -1e-5))
+                slope = (above - below) / 2e-5
                 along = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (found, direction)), strict=True))
-                self.assertGreater(abs(slope), 1e-3)
+                self.assertGreater(abs(slope), 1e-6)
                 np.testing.assert_allclose(along, slope, rtol=1e-5)
 
     def test_without_updates_it_is_the_query_gradient(self):
@@ -529,13 +529,15 @@ class LearnedLossTest(NpbmlTest):
 
     def test_statistics_are_smooth_where_roots_are_not(self):
         """At zero, at constants, and of single numbers: values, gradients and second derivatives."""
-        leaves = [np.zeros((2, 2)), np.full(3, 0.7), np.array([0.0]), np.array(0.3)]
+        # The mean of three times 0.1 is not 0.1, by rounding.
+        leaves = [np.zeros((2, 2)), np.full(3, 0.1), np.array([0.0]), np.array(0.3)]
         value = lambda x: jnp.vdot(np.arange(1.0, 5.0), statistics_of(x))
-        everything = lambda x: (statistics_of(x), jax.grad(value)(x), jax.hessian(value)(x))
+        everything = lambda x: (statistics_of(x), jax.jacobian(statistics_of)(x), jax.hessian(value)(x))
         for leaf, found in zip(leaves, compiled(lambda leaves: list(map(everything, leaves)))(leaves), strict=True):
             chex.assert_tree_all_finite(found)
             expected = [leaf.mean(), 0, np.abs(leaf).sum(), np.linalg.norm(leaf)]
             np.testing.assert_allclose(found[0], expected, atol=1e-12)
+            np.testing.assert_array_equal(found[1][1], np.zeros(leaf.shape))  # of the deviation
         self.assertEqual(jax.grad(safe_sqrt)(0.0), 0)
         self.assertEqual(jax.grad(safe_sqrt)(4.0), 0.25)
 
@@ -587,9 +589,8 @@ class SettingsTest(NpbmlTest):
             Biases(momentum=1.0)
         with self.assertRaisesRegex(ValueError, "unknown component init; choose from warps, inductive"):
             PAPER.only("init")
-        statistics = encode(tiny.ENCODER, tiny.ENCODER.init(jax.random.key(0)), self.task.support_x)[1]
         with self.assertRaisesRegex(ValueError, "set warp_norm=False"):
-            algorithm("npbml", tiny.setting(normalisation="running", statistics=statistics), biases=LAST)
+            algorithm("npbml", tiny.setting(normalisation="running", statistics=()), biases=LAST)
         of, meta = self.built(CODE)
         with self.assertRaisesRegex(ValueError, "make each a ScoredEpisode"):
             self.states(of, meta, steps=1)

@@ -16,7 +16,7 @@ What is learned, and in which reading, is said by `Biases`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -136,27 +136,30 @@ class Procedure:
             row = Head(0.01 * jax.random.normal(keys["row"], (encoder.width,)), jnp.zeros(()))
             meta = {"body": meta["body"], "row": row}
         convolutions = [[kernel for kernel in block if kernel.ndim == 4] for block in meta["body"].kernels]
-        last = encoder.blocks - 1
 
-        def film_of(name: str, number: int, which: int, inputs: int) -> Dense:
-            of_layer = jax.random.fold_in(jax.random.fold_in(keys[name], number), which)
-            return init_film(of_layer, inputs, encoder.filters[number], biases.biases)
+        def by_block(where: str, counts: Sequence[int], make: Callable[[list[int]], Iterable[Any]]) -> tuple[Any, ...]:
+            """What `make` returns for the block numbers of its places, nested by block."""
+            last = encoder.blocks - 1
+            counts = [count if where == "all" or number == last else 0 for number, count in enumerate(counts)]
+            made = iter(make([number for number, count in enumerate(counts) for _ in range(count)]))
+            return tuple(tuple(next(made) for _ in range(count)) for count in counts)
 
-        def warp_of(number: int, which: int) -> Warp:
-            filters = encoder.filters[number]
-            return Warp(identity_kernel(filters), film_of("warps", number, which, filters) if self._modulates else None)
+        def warps(numbers: list[int]) -> list[Warp]:
+            widths = [encoder.filters[number] for number in numbers]
+            square = list(zip(widths, widths, strict=True))
+            films = init_film(keys["warps"], square, biases.biases) if self._modulates else [None] * len(widths)
+            return [Warp(identity_kernel(width), film) for width, film in zip(widths, films, strict=True)]
 
-        def by_block(where: str, make: Callable[[int, int], Any], count: Callable[[int], int]) -> tuple[Any, ...]:
-            made = lambda number: tuple(make(number, which) for which in range(count(number)))
-            return tuple(made(number) if where == "all" or number == last else () for number in range(last + 1))
+        def films(numbers: list[int]) -> list[Dense]:
+            shapes = [(convolutions[number][0].shape[2], encoder.filters[number]) for number in numbers]
+            return init_film(keys["film"], shapes, biases.biases)
 
-        layers = lambda number: len(convolutions[number])
+        layers = [len(block) for block in convolutions]
         if biases.warps != "none":
             at_end = biases.warp_place == "block"
-            meta["warps"] = by_block(biases.warps, warp_of, (lambda number: 1) if at_end else layers)
+            meta["warps"] = by_block(biases.warps, [1] * len(layers) if at_end else layers, warps)
         if self._modulates:
-            film = lambda number, which: film_of("film", number, which, convolutions[number][0].shape[2])
-            meta["film"] = by_block(biases.film_blocks, film, layers)
+            meta["film"] = by_block(biases.film_blocks, layers, films)
         inputs = dict.fromkeys(("inductive", "transductive"), 2 * self.setting.ways + 1)
         inputs["regulariser"] = STATISTICS * len(jax.tree.leaves(self.start(meta)))
         nets = {self._net(term) for term in LOSSES if getattr(biases, term)}
