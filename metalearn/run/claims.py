@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metalearn.run.directory import RunPaths
-from metalearn.run.intervals import bootstrap_interval, t_interval
+from metalearn.run.intervals import bootstrap_interval, crossed_interval, t_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Verdict:
       claim: the claim.
       holds: True, False, or None for inconclusive.
       estimate, low, high: the statistic and its confidence interval.
-      n: number of independent samples.
+      n: number of samples; independent ones, or cells of a table of crossed ones.
       confidence: of the interval.
     """
 
@@ -77,7 +77,7 @@ def judge(
     samples: ArrayLike,
     *,
     confidence: float = 0.95,
-    method: Literal["t", "bootstrap"] = "t",
+    method: Literal["t", "bootstrap", "crossed"] = "t",
     statistic: Callable[..., ArrayLike] = np.mean,
     seed: int = 0,
 ) -> Verdict:
@@ -86,28 +86,32 @@ def judge(
     Args:
       claim: the claim.
       samples: [n] values of the statistic, one per independent run, task or language; for a comparison the differences
-        of pairs.
+        of pairs. With "crossed" a table, [seeds, items] say, NaN where a cell is left out.
       confidence: of the two-sided interval.
-      method: "t" (Student's interval of the mean, right also for few samples) or "bootstrap" (any statistic; too narrow
-        below about 20 samples).
-      statistic: `statistic(samples, axis)`; with "t" only the mean.
+      method: "t" (Student's interval of the mean, right also for few samples), "bootstrap" (any statistic; too narrow
+        below about 20 samples) or "crossed" (of the mean of a table, whose rows and columns are both drawn again).
+      statistic: `statistic(samples, axis)`; only the mean, unless the method is "bootstrap".
       seed: of the resampling.
 
     Raises:
-      ValueError: samples are empty, not of one axis or not finite, or the arguments do not fit together.
+      ValueError: samples are empty, of another shape or not finite, or the arguments do not fit together.
     """
     samples = np.asarray(samples, dtype=np.float64)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if method not in ("t", "bootstrap", "crossed"):
+        raise ValueError(f"method must be 't', 'bootstrap' or 'crossed', got {method!r}.")
+    if method != "bootstrap" and statistic is not np.mean:
+        raise ValueError(f"method={method!r} is about the mean: give method='bootstrap' for another statistic.")
+    if method == "crossed":
+        low, high = crossed_interval(samples, confidence, seed=seed)
+        n = int(np.sum(~np.isnan(samples)))
+        return Verdict(claim, _holds(claim, low, high), float(np.nanmean(samples)), low, high, n, confidence)
     if samples.ndim != 1 or not samples.size:
         raise ValueError(f"samples must be a non-empty vector, got shape {samples.shape}.")
     if not np.all(np.isfinite(samples)):
         bad = np.sum(~np.isfinite(samples))
         raise ValueError(f"{bad} of {samples.size} samples are not finite: drop or explain them.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
-    if method not in ("t", "bootstrap"):
-        raise ValueError(f"method must be 't' or 'bootstrap', got {method!r}.")
-    if method == "t" and statistic is not np.mean:
-        raise ValueError("method='t' is about the mean: give method='bootstrap' for another statistic.")
     n, estimate = samples.size, float(np.asarray(statistic(samples, axis=0)))
     if n < 2:
         return Verdict(claim, None, estimate, -math.inf, math.inf, n, confidence)
@@ -115,13 +119,13 @@ def judge(
         low, high = map(float, t_interval(samples, confidence))
     else:
         low, high = bootstrap_interval(samples, statistic, confidence, seed=seed)
+    return Verdict(claim, _holds(claim, low, high), estimate, low, high, n, confidence)
+
+
+def _holds(claim: Claim, low: float, high: float) -> bool | None:
     if claim.above < low and high < claim.below:
-        holds: bool | None = True
-    elif high <= claim.above or low >= claim.below:
-        holds = False
-    else:
-        holds = None
-    return Verdict(claim, holds, estimate, low, high, n, confidence)
+        return True
+    return False if high <= claim.above or low >= claim.below else None
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
