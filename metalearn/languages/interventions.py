@@ -58,7 +58,8 @@ def ablate(
         params: its parameters, every leaf with a leading axis [P].
         units: [P, k] ints, features of the states (states.py), such as the first k of `ProbeScores.ranking`. They are
             clamped to their mean over the positions of `test` in the intact network, after every token.
-        test: test strings of one language, without an axis [P].
+        test: test strings of one language, without an axis [P]. Rows that are mere padding (`stack_continuations`)
+            change nothing; a common shape saves compiling for each language.
         draws: how many sets of other units to compare with. Each has as many units of each layer and part as `units`,
             none of them in it.
         seed: of the draws.

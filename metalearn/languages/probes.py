@@ -41,7 +41,7 @@ TOP = (1, 2, 4, 8, 16, 32)
 """Numbers of units from which a counter is read again."""
 
 
-class Prefixes(NamedTuple):
+class CountedPrefixes(NamedTuple):
     """The distinct prefixes of some strings, and what has been counted after each.
 
     tokens: [strings, time] int32, START and symbols.
@@ -101,7 +101,7 @@ class ProbeScores(NamedTuple):
     units_needed: np.ndarray
 
 
-def counted_prefixes(language: MechanismLanguage, strings: Mapping[int, Sequence[str]]) -> Prefixes:
+def counted_prefixes(language: MechanismLanguage, strings: Mapping[int, Sequence[str]]) -> CountedPrefixes:
     """All distinct prefixes of strings that are given by their size, on the host.
 
     Raises:
@@ -121,13 +121,13 @@ def counted_prefixes(language: MechanismLanguage, strings: Mapping[int, Sequence
     rows, sizes = np.array(list(first.values())).T
     times = np.array(list(map(len, first)))
     values = np.array([[counts[row][name][time] for name in names] for row, time in zip(rows, times, strict=True)])
-    return Prefixes(tokens, rows, times, sizes, names, values.astype(np.float64))
+    return CountedPrefixes(tokens, rows, times, sizes, names, values.astype(np.float64))
 
 
 def probe_counters(
     model: LanguageModel,
     params: Any,
-    prefixes: Prefixes,
+    prefixes: CountedPrefixes,
     longest: int,
     columns: Sequence[int] | None = None,
 ) -> tuple[Probe, ProbeScores]:
@@ -151,7 +151,7 @@ def probe_counters(
 
 
 def probe_states(
-    states: np.ndarray, prefixes: Prefixes, longest: int, columns: Sequence[int] | None = None
+    states: np.ndarray, prefixes: CountedPrefixes, longest: int, columns: Sequence[int] | None = None
 ) -> tuple[Probe, ProbeScores]:
     """The same for one network of which the state [N, D] after each prefix is known; the results have no axis P."""
     states, short = np.asarray(states, np.float64), prefixes.sizes <= longest
@@ -222,10 +222,11 @@ def direction(
 
     Args:
         probe: of the P networks.
-        counter: its index in `Prefixes.names`.
+        counter: its index in `CountedPrefixes.names`.
         along: "pattern" moves all features as they move when the network counts; "unit" only the one with the largest
             weight, as far; "probe" is the smallest change, in scales, that moves the reading by 1; "random", the
-            control, has the size of the pattern, in scales, and no other meaning.
+            control, has the size of the pattern, in scales, and no other meaning. Its sign has none either: compare the
+            size of its effect, over several seeds.
         seed: of the random direction.
 
     Raises:

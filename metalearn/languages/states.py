@@ -1,8 +1,8 @@
 """The state of a network along a string, as a vector of features, and what the network says if that vector is edited.
 
-A network's state is what `LanguageModel.advance` carries from one token to the next, raveled. So an edit changes what
-the network remembers, not what it makes of the present token: it is felt from the next token on. All floating point
-leaves count, for recurrent networks all layers' hidden and cell states.
+A network's state is what `LanguageModel.advance` carries from one token to the next, raveled: all layers' hidden and
+cell states. So an edit changes what the network remembers, not what it makes of the present token: it is felt from the
+next token on. Recurrent networks are meant; what a Transformer carries is all that it has read.
 
 | symbol | name                                                                                                   |
 |--------|--------------------------------------------------------------------------------------------------------|

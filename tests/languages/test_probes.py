@@ -9,7 +9,7 @@ from metalearn.languages.nine import NINE
 from metalearn.languages.probes import (
     PENALTIES,
     TOP,
-    Prefixes,
+    CountedPrefixes,
     counted_prefixes,
     direction,
     probe_counters,
@@ -29,11 +29,13 @@ def strings_of(name, sizes):
 
 
 def made_up(count, seed=0):
-    """Prefixes of no language: random values of one counter, sizes 1 .. 12, two symbols, each its own string."""
+    """CountedPrefixes of no language: random values of one counter, sizes 1 .. 12, two symbols, each its own string."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(A, C, size=(count, 30)).astype(np.int32)
     times = rng.integers(30, size=count)
-    return Prefixes(tokens, np.arange(count), times, 1 + np.arange(count) % 12, ("count",), rng.normal(size=(count, 1)))
+    return CountedPrefixes(
+        tokens, np.arange(count), times, 1 + np.arange(count) % 12, ("count",), rng.normal(size=(count, 1))
+    )
 
 
 class PrefixesTest(absltest.TestCase):
@@ -90,9 +92,19 @@ class RidgeTest(parameterized.TestCase):
         expected = np.array([8, 12, 15, 15, 15, 15]) / 15
         chex.assert_trees_all_close(scores.top_r2[:, 0], expected, atol=0.03)
         self.assertEqual(scores.units_needed, [4])
-        _, scores = probe_states(x, prefixes, longest=9, columns=[2, 3, 7])
+        probe, scores = probe_states(x, prefixes, longest=9, columns=[2, 3, 7])
         self.assertSequenceEqual(scores.ranking[:3, 0].tolist(), [7, 3, 2])
+        self.assertEqual(np.count_nonzero(np.delete(probe.weights, [2, 3, 7])), 0)
         self.assertAlmostEqual(scores.r2[0], 12 / 15, delta=0.03)
+
+    def test_units_that_are_still_in_short_strings(self):
+        """A rectified unit may be: it gets no weight, whatever it does in long ones."""
+        prefixes = made_up(240)
+        still = np.where(prefixes.sizes > 9, np.random.default_rng(0).normal(size=240), 0.3)
+        probe, scores = probe_states(np.stack([still, prefixes.values[:, 0]], 1), prefixes, longest=9)
+        self.assertAlmostEqual(probe.weights[0, 0], 0, places=12)
+        self.assertGreater(scores.r2[0], 0.9999)
+        self.assertEqual(scores.units_needed, [1])
 
     def test_the_control_can_be_known(self):
         """By states that say the last token and the position modulo 7, and in no other way."""
