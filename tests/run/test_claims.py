@@ -61,7 +61,7 @@ class ClaimsTest(FolderCase):
         ({"samples": [[1.0]]}, r"got shape \(1, 1\)"),
         ({"samples": [1.0, np.nan, np.inf]}, "2 of 3 samples are not finite"),
         ({"samples": [1.0], "confidence": 95}, "confidence must lie between 0 and 1, got 95"),
-        ({"samples": [1.0], "method": "z"}, "method must be 't' or 'bootstrap', got 'z'"),
+        ({"samples": [1.0], "method": "z"}, "method must be 't', 'bootstrap' or 'crossed', got 'z'"),
         ({"samples": [1.0], "statistic": np.median}, "give method='bootstrap'"),
     )
     def test_errors(self, arguments, message):
