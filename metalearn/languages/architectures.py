@@ -9,7 +9,7 @@
 | "clipped_lstm" | LSTM, its cell clipped to [-1, 1]| no: the LSTM with nothing but its counter removed               |
 | "stack"        | Elman and a differentiable stack | yes, and it can reverse (Joulin & Mikolov 2015)                 |
 | "queue"        | Elman and a differentiable queue | yes, and it can repeat (Grefenstette et al. 2015)               |
-| "transformer"  | cache of the last 256 tokens     | it can weigh what it sees (Bhattamishra, Ahuja & Goyal 2020)    |
+| "transformer"  | cache of the last 256 tokens     | not in a state; as shares of tokens (Bhattamishra et al. 2020)  |
 
 | symbol     | name                                         |
 |------------|----------------------------------------------|
@@ -146,7 +146,7 @@ def architecture(name: str, vocabulary: int, units: int, layers: int = 2, dropou
     """The language model of that name.
 
     Raises:
-        ValueError: a name not in CELLS, units that the heads of a Transformer do not divide, or as `recurrent`.
+        ValueError: a name not in CELLS; as `recurrent`.
     """
     if name not in CELLS:
         raise ValueError(f"architecture {name!r} is unknown; choose one of {', '.join(CELLS)}")

@@ -40,10 +40,8 @@ class TransformerState(NamedTuple):
 def transformer(heads: int = 4, context: int = 256) -> Cell:
     """A decoder layer. A token sees its string's last `context` tokens and no further, however long the string is.
 
-    The number of units must be a multiple of 2 `heads`.
-
     Raises:
-        ValueError: `heads` or `context` below 1.
+        ValueError: `heads` or `context` below 1; at `init`, a number of units that is no multiple of 2 `heads`.
     """
     if min(heads, context) < 1:
         raise ValueError(f"heads={heads} and context={context} must both be at least 1")
