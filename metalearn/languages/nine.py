@@ -6,9 +6,10 @@
 | context-free      | AnBn     | XXR     | Dyck: all balanced strings                            |
 | context-sensitive | AnBnCn   | XX      | CrossDyck: () and [], each balanced; pairs may cross  |
 
-How their strings are drawn, the alphabet of the copying languages and which crossing language it is are not known from
-the paper; these are ours. The size n of a string (letters of the word, pairs of brackets, repetitions) is G(1/3) in all
-nine, and all strings of one size are equally likely: the languages differ in what they make of n, not in n.
+The nine are those that readers of the paper report. How strings are drawn, the alphabet of the copying languages and
+which crossing language it is are not known; these are ours. The size n of a string (letters of the word, pairs of
+brackets, repetitions) is G(1/3) in all nine, and all strings of one size are equally likely: the languages differ in
+what they make of n, not in n.
 """
 
 from collections.abc import Callable, Mapping
