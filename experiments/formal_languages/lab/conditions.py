@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from experiments.formal_languages.lab.config import LabConfig
 from experiments.formal_languages.lab.records import POOLS, Condition
+from metalearn.languages.nine import NINE
 
 # Sources of the contrasts that need one regular language and one that takes counting.
 _PLAIN, COUNTING = "An", "AnBnCn"
@@ -38,13 +39,7 @@ def networks(conditions: Iterable[Condition]) -> list[Network]:
 
 def looked_into(config: LabConfig) -> tuple[Network, ...]:
     """The meta-trained networks that are looked into; beside them, random ones of the same architectures."""
-    if COUNTING not in config.sources:
-        return ()
     return tuple(Network(name, COUNTING, "exact") for name in _CONTRASTED if name in config.architectures)
-
-
-def _among(config: LabConfig, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in config.sources)
 
 
 def _of(architecture: str, *sources: str, training: str = "exact", frozen: bool = False) -> list[Condition]:
@@ -57,16 +52,16 @@ def _simplicity(config: LabConfig) -> list[Condition]:
 
 
 def _mechanisms(config: LabConfig) -> list[Condition]:
-    return _of("lstm", "none", *config.sources)
+    return _of("lstm", "none", *NINE)
 
 
 def _architectures(config: LabConfig) -> list[Condition]:
     found = []
     for name in config.architectures:
-        found += _of(name, "none", *_among(config, (_PLAIN, COUNTING)))
+        found += _of(name, "none", _PLAIN, COUNTING)
     for name, source in _MEMORIES.items():
         if name in config.architectures:
-            found += _of(name, *_among(config, [source])) + _of("lstm", *_among(config, [source]))
+            found += _of(name, source) + _of("lstm", source)
     return found
 
 
@@ -77,12 +72,12 @@ def _one_or_many(config: LabConfig) -> list[Condition]:
 def _estimators(config: LabConfig) -> list[Condition]:
     found = _of("lstm", "none")
     for training in ("exact", "first_order", "displacement", "pre_trained"):
-        found += _of("lstm", *_among(config, _COUNTED), training=training)
+        found += _of("lstm", *_COUNTED, training=training)
     return found
 
 
 def _frozen(config: LabConfig) -> list[Condition]:
-    sources = ("none", *_among(config, (_PLAIN, *_COUNTED, "Dyck")))
+    sources = ("none", _PLAIN, *_COUNTED, "Dyck")
     return _of("lstm", *sources) + _of("lstm", *sources, frozen=True)
 
 

@@ -116,8 +116,6 @@ class LabConfig:
     """The network; `units` and `layers` are those of every architecture."""
     architectures: tuple[str, ...] = tuple(CELLS)
     """Those that are compared."""
-    sources: tuple[str, ...] = tuple(NINE)
-    """Single languages to meta-train on, of the nine."""
     episodes: EpisodeSettings = EpisodeSettings(support_rows=(10,))
     """Sizes of an episode; support batches are packed."""
     training: NetworkTraining = NetworkTraining()
@@ -137,7 +135,6 @@ class LabConfig:
         """Checks what can be checked before anything compiles."""
         for field, names, known in (
             ("targets.languages", self.targets.languages, NINE),
-            ("sources", self.sources, NINE),
             ("architectures", self.architectures, CELLS),
         ):
             if not names or not set(names) <= set(known):
@@ -157,9 +154,8 @@ PRESETS = {
         seeds=2,
         model=ModelSettings(units=8, layers=1),
         architectures=("lstm", "gru"),
-        sources=("An", "AnBnCn"),
         episodes=EpisodeSettings(1, 1, 3, 4, 12, row_sizes=(4,), length_sizes=(12,), support_rows=(3,)),
-        training=NetworkTraining(steps=2, tasks=2, together=4, checkpoint_every=1, log_every=1),
+        training=NetworkTraining(steps=2, tasks=2, together=10, checkpoint_every=1, log_every=1),
         pools=PoolsSettings(1, 7, 1, 12),
         adaptation=AdaptationSettings(length=16, group=6, learner_axis="map"),
         targets=TargetSettings(

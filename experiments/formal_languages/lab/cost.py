@@ -10,6 +10,7 @@ from experiments.formal_languages.lab.adaptation import Task, tasks
 from experiments.formal_languages.lab.conditions import conditions_of, looked_into, networks
 from experiments.formal_languages.lab.config import LabConfig
 from experiments.formal_languages.lab.training import Group, Sources, groups, model_of
+from metalearn.languages.nine import NINE
 from metalearn.run.progress import duration
 
 # Effective rates in GFLOP/s by the counts below, of both cores of a 2-core server CPU: training, and adaptation with
@@ -85,7 +86,7 @@ def parameters(config: LabConfig, architecture: str) -> int:
 def _tokens(config: LabConfig) -> tuple[float, float, float]:
     """Updates of an episode, and tokens (padding included) of one support batch and of the query, on average."""
     sources = Sources(config)
-    drawn = [sources.batch(name, step) for name in config.sources for step in range(_DRAWN)]
+    drawn = [sources.batch(name, step) for name in NINE for step in range(_DRAWN)]
     sizes = lambda part: np.mean([np.prod(part(batch).tokens.shape[-2:]) for batch in drawn])
     updates = np.mean([batch.support.tokens.shape[1] for batch in drawn])
     return float(updates), float(sizes(lambda e: e.support)), float(sizes(lambda e: e.query))

@@ -80,18 +80,17 @@ def run(name: str, config: LabConfig, workdir: str | pathlib.Path) -> dict[str, 
                 sections.append(inside(found))
             minutes = {stage: seconds / 60 for stage, seconds in stages.seconds.items()}
             write_page(paths, Run(TITLES[name], _command(name, config), _sizes(config), minutes), sections)
-        verdicts = [verdict for section in sections for verdict in section.verdicts]
         result = {
-            "experiments": {section.name: section.verdicts for section in sections},
+            "experiments": {s.name: {"found": s.paragraph, "claims": list(s.verdicts)} for s in sections},
             "scores": _means(records),
             "pools": biased,
             "skipped_steps": skipped,
-            "claims": verdicts,
         }
         paths.finish(result)
         for section in sections:
             print(f"\n{section.title}\n{section.paragraph}")
-        print(f"\n{claims_table(verdicts)}\n{stages.summary()}")
+            print(f"\n{claims_table(section.verdicts)}")
+        print(stages.summary())
         print(f"page: {paths.root / 'results.md'}\nfigures: {paths.figures}\nresult: {paths.result}")
         return paths.load_result()
 

@@ -12,7 +12,17 @@ import numpy as np
 from experiments.formal_languages.lab.adaptation import Targets, Weights
 from experiments.formal_languages.lab.conditions import Network, looked_into
 from experiments.formal_languages.lab.config import LabConfig
-from experiments.formal_languages.lab.found_inside import STAGES, Ablations, Inside, Lengths, Probes, Shifts, Trace
+from experiments.formal_languages.lab.found_inside import (
+    STAGES,
+    TRAINED,
+    UNTRAINED,
+    Ablations,
+    Inside,
+    Lengths,
+    Probes,
+    Shifts,
+    Trace,
+)
 from experiments.formal_languages.lab.training import model_of
 from metalearn.languages.continuation import continuations
 from metalearn.languages.interventions import ablate, shift_counter
@@ -177,7 +187,7 @@ def _lengths(config: LabConfig, targets: Targets, looked: _Looked, name: str) ->
     """Scores by size, far beyond the strings that the networks adapted to."""
     language = NINE[name]
     learned = [s for seed in range(config.seeds) for s in targets.training_strings(name, seed, config.inside.strings)]
-    adapted = {"meta-trained": looked.adapted, "not meta-trained": looked.adapted_random}
+    adapted = {TRAINED: looked.adapted, UNTRAINED: looked.adapted_random}
     curves = {
         label: length_curves(looked.model, looked.on(params, name), language.language, _by_size(config, name))
         for label, params in adapted.items()
