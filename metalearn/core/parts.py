@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 
-def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[[Any, Any], jax.Array]:
+def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[..., jax.Array]:
     """`total`, worked off `size` rows at a time.
 
     Where the sum is differentiated, each part's gradient is formed together with its value, as a scalar's gradient
@@ -19,35 +19,45 @@ def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[
         total: (params, rows) -> scalar, additive over the leading axis of rows.
         size: rows per part, at least 1; a remainder forms a smaller last part.
 
+    Returns:
+        (params, rows, used=None) -> scalar. Given `used`, an integer that may be traced, at least so many of the first
+        rows are summed and parts beyond them are not computed: for rows that are padded to a common number.
+
     Raises:
         ValueError: size below 1.
     """
     if size < 1:
         raise ValueError(f"size={size} must be at least 1, the rows per part")
 
-    def added(function: Callable[[Any, Any], Any], params: Any, rows: Any) -> Any:
+    plus = lambda one, other: jax.tree.map(jnp.add, one, other)
+
+    def added(function: Callable[[Any, Any], Any], params: Any, rows: Any, used: Any) -> Any:
         count = jax.tree.leaves(rows)[0].shape[0]
         whole = count - count % size
         between = lambda begin, end: jax.tree.map(lambda x: x[begin:end], rows)
-        plus = lambda one, other: jax.tree.map(jnp.add, one, other)
         if whole <= size:  # nothing to loop over
             pieces = [function(params, between(begin, begin + size)) for begin in range(0, count, size)]
             return functools.reduce(plus, pieces)
         folded = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), rows)
         shapes = jax.eval_shape(function, params, between(0, size))
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        result, _ = jax.lax.scan(lambda so_far, part: (plus(so_far, function(params, part)), None), nothing, folded)
-        return result if whole == count else plus(result, function(params, between(whole, count)))
+        parts = whole // size if used is None else jnp.minimum(-(-used // size), whole // size)
+        part = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), folded)
+        result = jax.lax.fori_loop(0, parts, lambda i, so_far: plus(so_far, function(params, part(i))), nothing)
+        if whole == count:
+            return result
+        with_rest = lambda so_far: plus(so_far, function(params, between(whole, count)))
+        return with_rest(result) if used is None else jax.lax.cond(used > whole, with_rest, lambda x: x, result)
 
     @jax.custom_vjp
-    def summed(params, rows):
-        return added(total, params, rows)
+    def summed(params, rows, used=None):
+        return added(total, params, rows, used)
 
-    def forward(params, rows):
-        return added(jax.value_and_grad(total), params, rows)
+    def forward(params, rows, used=None):
+        return added(jax.value_and_grad(total), params, rows, used)
 
     def backward(gradient, cotangent):
-        return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None
+        return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None, None
 
     summed.defvjp(forward, backward)
     return summed

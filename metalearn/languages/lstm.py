@@ -1,7 +1,7 @@
 """The LSTM, a cell of recurrent.py with a derivative of its own.
 
 The hidden-to-hidden gradient is not accumulated inside the backward scan over time but formed by one matrix product
-after it (`_recurrence` is a `custom_vjp`). Both of its rules are ordinary differentiable code, so second
+after it (`_recurrence` and `_branching` are `custom_vjp`s). Their rules are ordinary differentiable code, so second
 derivatives, in either mode of the core, go through.
 
 | symbol     | name                                                                         |
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.languages.model import LanguageModel
+from metalearn.languages.prefixes import looked_up
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
 
 
@@ -81,29 +82,88 @@ def _recurrence_forward(driven, weights, keep):
 def _recurrence_backward(residuals, dh):
     h, c, gates, weights, keep = residuals
     before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-    i, f, g, o = _activations(gates)
-    tanh_c = jnp.tanh(c)
-    # What does not depend on later times is prepared for all times at once, outside the scan.
-    to_c = o * (1 - tanh_c**2)
-    from_c = jnp.concatenate([g * i * (1 - i), before(c) * f * (1 - f), i * (1 - g**2)], axis=-1)
-    from_h = tanh_c * o * (1 - o)
+    to_c, from_c, from_h, f = _slopes(gates, c, before(c))
     transposed = weights.T
 
     def step(carry, row):
         dh_later, dc_later = carry
         dh, to_c, from_c, from_h, f, keep = row
-        dh = dh + dh_later
-        dc = dc_later + dh * to_c
-        dgates = jnp.concatenate([jnp.tile(dc, 3) * from_c, dh * from_h], axis=-1)
+        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
         return (keep * (dgates @ transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
     _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
-    flat = lambda x: x.reshape(-1, x.shape[-1])
-    return dgates, flat(before(h)).T @ flat(dgates), None
+    return dgates, _flat(before(h)).T @ _flat(dgates), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+@jax.custom_vjp
+def _branching(driven, weights, prefixes):
+    """As `_recurrence`, but h and c before a cell of a grid of prefixes are those of the cell's parent.
+
+    driven: [times, rows, 4H]. Returns [times, rows, H].
+    """
+    return _branching_forward(driven, weights, prefixes)[0]
+
+
+def _branching_forward(driven, weights, prefixes):
+    times, rows, _ = driven.shape
+    units = len(weights)
+
+    def step(filled, row):
+        time, driven, parents = row
+        h, c = jnp.split(looked_up(filled, parents), 2, axis=-1)
+        gates = driven + h @ weights
+        c, h = _cell(gates, c)
+        return jax.lax.dynamic_update_index_in_dim(filled, jnp.concatenate([h, c], -1), time, 0), gates
+
+    filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
+    filled, gates = jax.lax.scan(step, filled, (jnp.arange(times), driven, prefixes.parents))
+    return filled[:-1, :, :units], (filled, gates, weights, prefixes)
+
+
+def _branching_backward(residuals, dh):
+    filled, gates, weights, prefixes = residuals
+    times, rows, units = dh.shape
+    h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
+    to_c, from_c, from_h, f = _slopes(gates, filled[:-1, :, units:], c_before)
+    transposed = weights.T
+
+    def step(handed, row):
+        time, cells, dh, to_c, from_c, from_h, f = row
+        from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
+        dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
+        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
+        own = jnp.concatenate([dgates @ transposed, dc * f], axis=-1) + from_sibling
+        return jax.lax.dynamic_update_index_in_dim(handed, own, time, 0), dgates
+
+    cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
+    rows_of = (jnp.arange(times), cells, dh, to_c, from_c, from_h, f)
+    _, dgates = jax.lax.scan(step, jnp.zeros_like(filled), rows_of, reverse=True)
+    return dgates, _flat(h_before).T @ _flat(dgates), None
+
+
+_branching.defvjp(_branching_forward, _branching_backward)
+
+
+def _slopes(gates, c, c_before):
+    """What does not depend on later times, prepared for all times at once, outside the scan: see `_cell_backward`."""
+    i, f, g, o = _activations(gates)
+    tanh_c = jnp.tanh(c)
+    from_c = jnp.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2)], axis=-1)
+    return o * (1 - tanh_c**2), from_c, tanh_c * o * (1 - o), f
+
+
+def _cell_backward(dh, dc_later, to_c, from_c, from_h):
+    """Gradients of gates and c; dc_later: of c by what comes later."""
+    dc = dc_later + dh * to_c
+    return jnp.concatenate([jnp.tile(dc, 3) * from_c, dh * from_h], axis=-1), dc
+
+
+def _flat(x):
+    return x.reshape(-1, x.shape[-1])
 
 
 LSTM = Cell(
@@ -112,4 +172,5 @@ LSTM = Cell(
     drive=Gates.drive,
     step=_step,
     run=lambda params, driven, keep: _recurrence(driven, params.hidden_weights, keep),
+    branch=lambda params, driven, prefixes: _branching(driven, params.hidden_weights, prefixes),
 )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.core import sum_in_parts
+from metalearn.languages.prefixes import Prefixes
 from metalearn.languages.tokens import PAD, START
 
 
@@ -21,6 +22,7 @@ class LanguageModel(NamedTuple):
     start(params, batch) -> carry before the first token, for `batch` strings read side by side; the leaves of a carry
         have the batch as their leading axis.
     advance(params, carry, tokens) -> (carry, logits [batch, V]) after one more token each, [batch] int32. No dropout.
+    logits_after(params, prefixes, key) -> [times, rows, V] for one grid of `Prefixes`: what follows each of them.
     """
 
     vocabulary: int
@@ -28,6 +30,7 @@ class LanguageModel(NamedTuple):
     logits: Callable[..., jax.Array]
     start: Callable[[Any, int], Any]
     advance: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]
+    logits_after: Callable[..., jax.Array] | None = None
 
 
 class Strings(NamedTuple):
@@ -44,26 +47,33 @@ class Strings(NamedTuple):
 
 
 def cross_entropy(
-    model: LanguageModel, params: Any, strings: Strings, key: jax.Array | None = None, at_once: int | None = None
+    model: LanguageModel,
+    params: Any,
+    sample: Strings | Prefixes,
+    key: jax.Array | None = None,
+    at_once: int | None = None,
 ) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
     A mean over tokens, not over strings: long strings weigh more, as in McCoy & Griffiths (2025).
 
     Args:
+        sample: the strings, or their prefixes. Several grids of prefixes are scored one after the other.
         key: drives dropout; None turns it off.
-        at_once: rows scored side by side; the gradient then accumulates part by part (core/parts.py), so that memory
-            is that of one part. None: all.
+        at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
+            that memory is that of one part. None: all.
     """
-    targets = strings.tokens[:, 1:]
-    counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
+    if isinstance(sample, Prefixes):
+        return _cross_entropy_after(model, params, sample, key)
+    targets = sample.tokens[:, 1:]
+    counts = sample.counts if sample.counts.ndim == targets.ndim else sample.counts[:, None]
     weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
     if at_once is None:
-        total = _surprise(model, params, strings.tokens, weights, key)
+        total = _surprise(model, params, sample.tokens, weights, key)
     else:
         keys = None if key is None else jax.random.split(key, len(targets))
         part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
-        total = sum_in_parts(part, at_once)(params, (strings.tokens, weights, keys))
+        total = sum_in_parts(part, at_once)(params, (sample.tokens, weights, keys))
     return total / jnp.maximum(jnp.sum(weights), 1.0)
 
 
@@ -72,3 +82,24 @@ def _surprise(model, params, tokens, weights, key):
     logits = model.logits(params, tokens[:, :-1], key)
     chosen = jnp.sum(logits * jax.nn.one_hot(tokens[:, 1:], model.vocabulary, dtype=logits.dtype), -1)
     return jnp.sum(weights.astype(logits.dtype) * (jax.nn.logsumexp(logits, -1) - chosen))
+
+
+def _cross_entropy_after(model, params, prefixes, key):
+    if prefixes.tokens.ndim == 2:
+        total = _surprise_after(model, params, prefixes, key)
+    else:
+        grids = len(prefixes.tokens)
+        keys = None if key is None else jax.random.split(key, grids)
+        first = lambda rows: jax.tree.map(lambda x: x[0], rows)
+        # Grids without a prefix come last.
+        used = jnp.max(jnp.where((prefixes.counts > 0).any((1, 2, 3)), np.arange(grids) + 1, 0))
+        of_one = lambda params, rows: _surprise_after(model, params, *first(rows))
+        total = sum_in_parts(of_one, 1)(params, (prefixes, keys), used)
+    return total / jnp.maximum(jnp.sum(prefixes.counts), 1.0)
+
+
+def _surprise_after(model, params, prefixes, key):
+    """Sum of the surprise of all tokens that follow the prefixes of one grid."""
+    logits = model.logits_after(params, prefixes, key)
+    counts = prefixes.counts.astype(logits.dtype)
+    return jnp.sum(counts.sum(-1) * jax.nn.logsumexp(logits, -1)) - jnp.sum(counts * logits)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.languages.model import LanguageModel
+from metalearn.languages.prefixes import Prefixes, looked_up
 from metalearn.languages.tokens import START
 
 
@@ -35,8 +36,11 @@ class Cell(NamedTuple):
     start(units, batch, dtype) -> state before the first token, leaves [batch, ...].
     drive(params, x) -> [..., D] for x [..., H]. Outside the scan over time: one large product, not many small ones.
     step(params, state, driven [batch, D]) -> (state, output [batch, H]).
-    run(params, driven [time, batch, D], keep [time, batch, 1]) -> outputs [time, batch, H]: all steps, for a cell with
-        a derivative of its own; where keep is 0 the step is from `start`. None: a scan of `step`.
+    run(params, driven [time, batch, D], keep [time, batch, 1]) -> outputs [time, batch, H]: all steps, for a cell that
+        takes them at once or has a derivative of its own; where keep is 0 the step is from `start`. None: a scan of
+        `step`.
+    branch(params, driven [times, rows, D], prefixes) -> outputs [times, rows, H]: as `run`, but each step goes on from
+        the state of the parent of its cell in a grid of `Prefixes`. None: a scan of `step`, which keeps all states.
     """
 
     init: Callable[[jax.Array, int], Any]
@@ -44,6 +48,7 @@ class Cell(NamedTuple):
     drive: Callable[[Any, jax.Array], jax.Array]
     step: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]
     run: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    branch: Callable[[Any, jax.Array, Prefixes], jax.Array] | None = None
 
 
 class RecurrentParams(NamedTuple):
@@ -108,23 +113,49 @@ def recurrent(cell: Cell, vocabulary: int, units: int, layers: int = 2, dropout:
             layers=tuple(cell.init(k, units) for k in layer_keys),
         )
 
-    def logits(params: RecurrentParams, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def read(params: RecurrentParams, tokens: Any, key: jax.Array | None, through: Callable[..., Any]) -> jax.Array:
+        """Logits [time, batch, V] of tokens [time, batch]. Time leads, so that scans over it slice without copying."""
         drop = _dropout(key, dropout, layers + 1)
-        # Time leads from here on, so that the scan over it slices without copying. The embedding lookup is a product
-        # with one-hot rows: its gradient then is a product too, not a scatter.
+        # The lookup is a product with one-hot rows: its gradient then is a product too, not a scatter. Without dropout
+        # what each token drives is looked up, not its embedding.
+        rows = jax.nn.one_hot(tokens, vocabulary, dtype=params.embedding.dtype)
+        first, *others = params.layers
+        if key is None or dropout == 0:
+            driven = rows @ cell.drive(first, params.embedding)
+        else:
+            driven = cell.drive(first, drop(0, rows @ params.embedding))
+        hidden = drop(1, through(first, driven))
+        for number, layer in enumerate(others, start=2):
+            hidden = drop(number, through(layer, cell.drive(layer, hidden)))
+        return hidden @ params.embedding.T + params.output_bias
+
+    def logits(params: RecurrentParams, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         keep = _keep(tokens.T, params)
-        rows = jax.nn.one_hot(tokens.T, vocabulary, dtype=params.embedding.dtype)
-        hidden = drop(0, rows @ params.embedding)
-        for number, layer in enumerate(params.layers):
-            hidden = drop(number + 1, run(layer, cell.drive(layer, hidden), keep))
-        return (hidden @ params.embedding.T + params.output_bias).swapaxes(0, 1)
+        return read(params, tokens.T, key, lambda layer, driven: run(layer, driven, keep)).swapaxes(0, 1)
+
+    def logits_after(params: RecurrentParams, prefixes: Prefixes, key: jax.Array | None = None) -> jax.Array:
+        return read(params, prefixes.tokens, key, lambda layer, driven: branch(layer, driven, prefixes))
 
     def scan_of_steps(layer: Any, driven: jax.Array, keep: jax.Array) -> jax.Array:
         fresh = cell.start(units, driven.shape[1], driven.dtype)
         step = lambda state, row: cell.step(layer, _begin(state, fresh, row[1]), row[0])
         return jax.lax.scan(step, fresh, (driven, keep))[1]
 
-    run = cell.run or scan_of_steps
+    def scan_of_cells(layer: Any, driven: jax.Array, prefixes: Prefixes) -> jax.Array:
+        times, rows = driven.shape[:2]
+        fresh = cell.start(units, rows, driven.dtype)
+        # The last row of cells, which no step fills, is where prefixes without parents go on from.
+        filled = jax.tree.map(lambda x: jnp.broadcast_to(x, (times + 1, *x.shape)), fresh)
+
+        def step(filled, row):
+            time, driven, parents = row
+            state, output = cell.step(layer, looked_up(filled, parents), driven)
+            put = lambda all_, new: jax.lax.dynamic_update_index_in_dim(all_, new, time, 0)
+            return jax.tree.map(put, filled, state), output
+
+        return jax.lax.scan(step, filled, (jnp.arange(times), driven, prefixes.parents))[1]
+
+    run, branch = cell.run or scan_of_steps, cell.branch or scan_of_cells
 
     def start(params: RecurrentParams, batch: int) -> Any:
         return tuple(cell.start(units, batch, params.embedding.dtype) for _ in range(layers))
@@ -137,7 +168,7 @@ def recurrent(cell: Cell, vocabulary: int, units: int, layers: int = 2, dropout:
             moved.append(state)
         return tuple(moved), hidden @ params.embedding.T + params.output_bias
 
-    return LanguageModel(vocabulary, init, logits, start, advance)
+    return LanguageModel(vocabulary, init, logits, start, advance, logits_after)
 
 
 def _keep(tokens, params):

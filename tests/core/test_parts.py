@@ -33,6 +33,17 @@ class SumInPartsTest(parameterized.TestCase):
         np.testing.assert_allclose(compiled(in_parts)(self.params, {"x": ROWS}), self.value, rtol=1e-13)
         chex.assert_trees_all_close(gradient, self.gradient, rtol=1e-12)
 
+    @parameterized.parameters((2, 0), (2, 3), (2, 6), (2, 7), (3, 2), (100, 7))
+    def test_parts_beyond_those_used_are_not_computed(self, size, used):
+        """They may hold what is not even a number."""
+        summed = min(-(-used // size) * size, len(ROWS))
+        rows = np.where(np.arange(len(ROWS))[:, None] < summed, ROWS, np.nan)
+        in_parts = compiled(jax.value_and_grad(sum_in_parts(squares, size)))
+        value, gradient = in_parts(self.params, {"x": rows}, used)
+        error = ROWS[:summed] @ np.array([0.5, -1.0, 2.0]) + 0.25
+        np.testing.assert_allclose(value, 0.5 * error @ error, rtol=1e-13)
+        chex.assert_trees_all_close(gradient, {"w": ROWS[:summed].T @ error, "b": error.sum()}, rtol=1e-12)
+
     def test_what_follows_the_sum_scales_the_gradient(self):
         gradient = compiled(jax.grad(lambda p: jnp.sin(sum_in_parts(squares, 2)(p, {"x": ROWS}))))(self.params)
         chex.assert_trees_all_close(gradient, jax.tree.map(lambda g: np.cos(self.value) * g, self.gradient), rtol=1e-11)
