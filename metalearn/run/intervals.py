@@ -126,8 +126,8 @@ def crossed_interval(
     """Bootstrap interval of the mean of a table [rows, columns]: rows and columns are drawn again, independently.
 
     Such a resample knows both that other seeds and that other items would have come out differently (Owen & Eckles
-    2012). Three rows can only be drawn as far apart as they are, though: percentiles cover a mean of 3 x 9 cells 75 to
-    90 % of the time instead of 95 %. "widened" therefore keeps the shape of the bootstrap's percentiles and scales
+    2012). Three rows can only be drawn as far apart as they are, though: percentiles cover a mean of 3 x 9 cells 74 to
+    91 % of the time instead of 95 %. "widened" therefore keeps the shape of the bootstrap's percentiles and scales
     their distance from the mean to that of Student's interval with the error of `crossed_mean`.
 
     Args:

@@ -23,6 +23,7 @@ from experiments.formal_languages.lab.found_inside import (
     Shifts,
     Trace,
 )
+from experiments.formal_languages.lab.records import NAMES
 from experiments.formal_languages.lab.training import model_of
 from metalearn.languages.continuation import continuations
 from metalearn.languages.interventions import ablate, shift_counter
@@ -51,7 +52,7 @@ class _Looked:
 
     def __init__(self, config: LabConfig, targets: Targets, weights: Weights, network: Network):
         self.name = network.architecture
-        self.title = f"{self.name} meta-trained on {network.source}"
+        self.title = f"{NAMES[self.name]} meta-trained on {network.source}"
         self.model: LanguageModel = model_of(config, self.name, dropout=False)
         self.random = weights[Network(self.name, "none", "none")]
         self.trained = weights[network]

@@ -17,6 +17,7 @@ from experiments.formal_languages.lab.drawings_inside import (
 from experiments.formal_languages.lab.found_inside import (
     STAGES,
     TRAINED,
+    UNTRAINED,
     Ablations,
     Inside,
     Lengths,
@@ -154,19 +155,30 @@ def _length_claims(of: Lengths) -> list[_Found]:
     beyond = np.asarray(of.sizes) > of.trained
     if not beyond.any() or beyond.all():
         return []
-    values = of.by_size[TRAINED]
-    return _judged(
-        of.title,
-        "strings longer than any that was learned from are predicted as well",
-        f"difference of F1 where something is forbidden, n > {of.trained} minus n <= {of.trained}",
-        np.nanmean(values[:, beyond], 1) - np.nanmean(values[:, ~beyond], 1),
-        {
-            True: f"F1 beyond the lengths learned from is as high, within {MARGIN:g}",
-            False: f"F1 beyond the lengths learned from is lower by more than {MARGIN:g}",
-            None: f"Whether F1 beyond the lengths learned from is as high, within {MARGIN:g}, cannot be told",
-        },
-        above=-MARGIN,
-    )
+    trained, untrained = of.by_size[TRAINED], of.by_size[UNTRAINED]
+    above = {True: "higher", False: "lower", None: "not clearly higher"}
+    return [
+        *_judged(
+            of.title,
+            "strings longer than any that was learned from are predicted as well",
+            f"difference of F1 where something is forbidden, n > {of.trained} minus n <= {of.trained}",
+            np.nanmean(trained[:, beyond], 1) - np.nanmean(trained[:, ~beyond], 1),
+            {
+                True: f"F1 beyond the lengths learned from is as high, within {MARGIN:g}",
+                False: f"F1 beyond the lengths learned from is lower by more than {MARGIN:g}",
+                None: f"Whether F1 beyond the lengths learned from is as high, within {MARGIN:g}, cannot be told",
+            },
+            above=-MARGIN,
+        ),
+        *_judged(
+            of.title,
+            "meta-training helps with strings longer than any that was learned from",
+            f"difference of F1 where something is forbidden, n > {of.trained}",
+            np.nanmean(trained[:, beyond], 1) - np.nanmean(untrained[:, beyond], 1),
+            {holds: f"F1 there is {word} than without meta-training" for holds, word in above.items()},
+            above=0.0,
+        ),
+    ]
 
 
 def _judged(
