@@ -1,10 +1,10 @@
 """Meta-training episodes: languages drawn from the metagrammar, as support batches and a query sample.
 
 One episode is one language: K support batches of 10 strings, each used for one inner update, and a query sample from
-the same language (McCoy & Griffiths 2025, methods). The query is kept as distinct strings with counts, packed end to
-end into rows: the loss is the same, and most languages of the metagrammar have few distinct strings, most of them
-short. Episode i is a pure function of (key, i), so every run with the same key sees the same languages in the same
-order, wherever it was interrupted.
+the same language (McCoy & Griffiths 2025, methods). Most languages of the metagrammar have few distinct strings, most
+of them short and beginning alike. So the query is kept as distinct strings with counts, packed end to end into rows,
+or, for recurrent networks, as distinct prefixes (prefixes.py): the loss is the same. Episode i is a pure function of
+(key, i), so every run with the same key sees the same languages in the same order, wherever it was interrupted.
 """
 
 import collections
@@ -19,6 +19,7 @@ import numpy as np
 from metalearn.languages import tokens
 from metalearn.languages.metagrammar import MetagrammarSettings, sample_grammar
 from metalearn.languages.model import Strings
+from metalearn.languages.prefixes import Prefixes, cheapest, fit, grids_of, stacked_grids, work
 from metalearn.languages.randomness import host_rng
 from metalearn.languages.withholding import Withheld, is_withheld
 
@@ -31,10 +32,12 @@ class Episode(NamedTuple):
     support: tokens [updates, strings, time], counts [updates, strings]; a row is a string. Or as the query, with an
         axis [updates] in front, where `EpisodeSettings.support_rows` asks for it.
     query: tokens [rows, time], counts [rows, time - 1]; a row is several strings, see `packed`.
+
+    Where `EpisodeSettings.grid_times` asks for it, both are prefixes: a grid for each update, and grids of the query.
     """
 
-    support: Strings
-    query: Strings
+    support: Strings | Prefixes
+    query: Strings | Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,11 @@ class EpisodeSettings:
     support_rows: tuple[int, ...] = ()
     """Numbers of rows to pack a support batch into, as the query is, ascending; the last must be support_strings. Less
     work where strings are short or alike. None: a row is a string."""
+    grid_times: tuple[int, ...] = ()
+    """Times of the grids that support batches and query are laid out in as prefixes, instead of in rows: less work, for
+    recurrent networks. The cheapest that holds all is taken, and several of them for a query. None: rows."""
+    grid_rows: tuple[int, ...] = ()
+    """Rows of each of these grids."""
 
     def __post_init__(self) -> None:
         """Checks that sizes fit together."""
@@ -73,6 +81,20 @@ class EpisodeSettings:
         ):
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[-1] != last:
                 raise ValueError(f"{name}={sizes} must ascend and end at {last}")
+        if len(self.grid_times) != len(self.grid_rows):
+            raise ValueError(f"grid_times={self.grid_times} and grid_rows={self.grid_rows} must be of equal length")
+        # As many rows as strings suffice, and a prefix waits for siblings at most as often as there are other strings.
+        strings, times = self.support_strings, self.length + self.support_strings - 2
+        if self.grid_times and not any(t >= times and r >= strings for t, r in self.grids):
+            raise ValueError(
+                f"one of the grids must have at least grid_times={times} and grid_rows={strings}, to hold any "
+                f"{strings} strings of {self.length} tokens; they are {self.grids}"
+            )
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(times, rows) of each grid, the least work first."""
+        return tuple(sorted(zip(self.grid_times, self.grid_rows, strict=True), key=work))
 
 
 def distinct(strings: Iterable[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:
@@ -127,6 +149,8 @@ class EpisodeBatches:
         step_rng = host_rng(jax.random.fold_in(jax.random.fold_in(self._key, 1), step))
         updates = int(step_rng.integers(sizes.min_updates, sizes.max_updates + 1))
         drawn = [self._draw(step * self._tasks + i, updates) for i in range(self._tasks)]
+        if sizes.grid_times:
+            return self._prefixes(drawn, updates)
         longest = max(len(s) for support, query, _ in drawn for s in [*support, *query[0]]) + 2
         length = pad_size(longest, sizes.length_sizes)
         queries = _padded(
@@ -140,6 +164,24 @@ class EpisodeBatches:
         supports = updates * sizes.support_strings
         strings = self._language(rng, supports + sizes.query_strings)
         return strings[:supports], distinct(strings[supports:]), rng.permutation(tokens.SYMBOLS)
+
+    def _prefixes(self, drawn, updates: int) -> Episode:
+        sizes, size = self._settings, self._settings.support_strings
+        batches = [
+            _token_strings(*distinct(strings[i * size : (i + 1) * size]), length=sizes.length, permutation=permutation)
+            for strings, _, permutation in drawn
+            for i in range(updates)
+        ]
+        for times, rows in sizes.grids:
+            grids = [fit(*batch, times, rows) for batch in batches]
+            if None not in grids:
+                break
+        support = jax.tree.map(lambda *x: np.stack(x).reshape(len(drawn), updates, *x[0].shape), *grids)
+        samples = [
+            _token_strings(kinds, counts, sizes.length, permutation) for _, (kinds, counts), permutation in drawn
+        ]
+        best = cheapest([strings for strings, _ in samples], sizes.grids)
+        return Episode(support, stacked_grids([grids_of(*sample, *best) for sample in samples]))
 
     def _supports(self, drawn, updates: int, length: int) -> Strings:
         if not self._settings.support_rows:
@@ -183,6 +225,13 @@ def packed(
         used[row] = place.stop
     filled = max(int(np.count_nonzero(used)), 1)
     return Strings(rows[:filled], (weights * (rows != tokens.START))[:filled, 1:])
+
+
+def _token_strings(
+    strings: Sequence[Sequence[int]], counts: Sequence[int], length: int, permutation: np.ndarray
+) -> tuple[list[list[int]], Sequence[int]]:
+    """Token strings without padding, and their counts."""
+    return [row[row != tokens.PAD].tolist() for row in tokens.encode(strings, length, permutation)], counts
 
 
 def stack_episodes(batches: Sequence[Episode]) -> Episode:

@@ -15,6 +15,7 @@ it to its own, and the first hands the sum to the node.
 """
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,47 @@ def fit(strings: Sequence[Sequence[int]], counts: Sequence[int], times: int, row
     if max(len(string) for string, _ in sample) > times + 1 or _as_many_as_fit(sample, times * rows) < len(sample):
         return None
     return _grid(sample, times, rows)
+
+
+def cheapest(samples: Sequence[Sequence[Sequence[int]]], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (times, rows) in which grids of these samples, each several token strings, take the least work."""
+    needs = []
+    for strings in samples:
+        ordered = sorted(map(tuple, strings))
+        pairs = zip([(), *ordered], ordered, strict=False)
+        needs.append((max(map(len, ordered)) - 1, sum(len(b) - 1 - _shared(a[:-1], b[:-1]) for a, b in pairs)))
+
+    def total(size: tuple[int, int]) -> float:
+        return sum(
+            work(size) * -(-cells // (size[0] * size[1])) if times <= size[0] else np.inf for times, cells in needs
+        )
+
+    return min(sizes, key=total)
+
+
+def work(size: tuple[int, int]) -> int:
+    """What a grid of (times, rows) takes: a time takes as much as five more rows would, on a CPU."""
+    return size[0] * (size[1] + 5)
+
+
+def stacked_grids(each: Sequence[Sequence[Prefixes]]) -> Prefixes:
+    """Samples side by side, leaves [samples, grids, times, rows], with empty grids behind those of the smaller ones.
+
+    Their number is rounded up to a power of 8: each number compiles once, and empty grids take no time.
+    """
+    needed = max(map(len, each))
+    number = next(8**power for power in itertools.count() if 8**power >= needed)
+    empty = _empty(*each[0][0].tokens.shape)
+    padded = [[*grids, *[empty] * (number - len(grids))] for grids in each]
+    stack = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    return stack([stack(grids) for grids in padded])
+
+
+def _empty(times: int, rows: int) -> Prefixes:
+    none = np.full((times, rows), times * rows, np.int32)
+    return Prefixes(
+        np.full_like(none, tokens.PAD), none, none, none, np.zeros((times, rows, tokens.VOCABULARY), np.float32)
+    )
 
 
 def _as_many_as_fit(sample: Sequence[tuple[tuple[int, ...], int]], cells: int) -> int:

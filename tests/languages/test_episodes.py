@@ -23,6 +23,7 @@ from metalearn.languages.episodes import (
 from metalearn.languages.lstm import lstm
 from metalearn.languages.metagrammar import MetagrammarSettings
 from metalearn.languages.model import Strings, cross_entropy
+from metalearn.languages.prefixes import Prefixes
 from metalearn.languages.simple import draw_simple
 from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, SYMBOLS, VOCABULARY, decode, encode
 from metalearn.languages.withholding import Withheld
@@ -219,6 +220,52 @@ class BatchTest(parameterized.TestCase):
         sizes = {name: getattr(SETTINGS, name) for name in EpisodeSettings.__dataclass_fields__}
         with self.assertRaisesRegex(ValueError, message):
             EpisodeSettings(**(sizes | wrong))
+
+
+class GridTest(parameterized.TestCase):
+    """Episodes laid out as prefixes: the tokens that are predicted, and how often, are those of the rows."""
+
+    GRIDS = dataclasses.replace(SETTINGS, min_updates=2, max_updates=2, grid_times=(4, 13, 13), grid_rows=(3, 3, 8))
+
+    def predicted(self, strings):
+        """{token: how often it is predicted} of packed rows or of prefixes."""
+        if isinstance(strings, Prefixes):
+            return np.asarray(strings.counts).reshape(-1, VOCABULARY).sum(0)
+        counts = strings.counts if strings.counts.ndim == strings.tokens.ndim else strings.counts[..., None]
+        weights = (strings.tokens[..., 1:] != PAD) * (strings.tokens[..., 1:] != START) * counts
+        return np.bincount(strings.tokens[..., 1:].ravel(), weights.ravel(), VOCABULARY)
+
+    def test_the_same_episodes_as_in_rows(self):
+        rows = dataclasses.replace(self.GRIDS, grid_times=(), grid_rows=())
+        for step in range(8):
+            in_grids, in_rows = batches(settings=self.GRIDS)(step), batches(settings=rows)(step)
+            times_rows = in_grids.support.tokens.shape[2:]
+            self.assertIn(times_rows, self.GRIDS.grids)
+            self.assertEqual(in_grids.support.tokens.shape[:2], (2, 2))
+            self.assertIn(in_grids.query.tokens.shape[1], (1, 8))
+            self.assertIn(in_grids.query.tokens.shape[2:], self.GRIDS.grids)
+            for task, update in itertools.product(range(2), range(2)):
+                of = lambda tree, t=task, u=update: jax.tree.map(lambda x: x[t, u], tree)
+                np.testing.assert_array_equal(self.predicted(of(in_grids.support)), self.predicted(of(in_rows.support)))
+            for task in range(2):
+                of_task = lambda tree, t=task: jax.tree.map(lambda x: x[t], tree)
+                np.testing.assert_array_equal(
+                    self.predicted(of_task(in_grids.query)), self.predicted(of_task(in_rows.query))
+                )
+
+    def test_short_strings_take_the_least_work(self):
+        episode = batches(words(1, 2), settings=self.GRIDS)(0)
+        self.assertEqual(episode.support.tokens.shape[2:], (4, 3))
+        self.assertEqual(episode.query.tokens.shape[1:], (1, 4, 3))
+
+    @parameterized.parameters(
+        ({"grid_rows": (3, 3)}, "must be of equal length"),
+        ({"grid_times": (12,), "grid_rows": (8,)}, "at least grid_times=13 and grid_rows=3"),
+        ({"grid_times": (13,), "grid_rows": (2,)}, "at least grid_times=13 and grid_rows=3"),
+    )
+    def test_settings_that_do_not_fit(self, wrong, message):
+        with self.assertRaisesRegex(ValueError, message):
+            dataclasses.replace(self.GRIDS, **wrong)
 
 
 class LanguageTest(parameterized.TestCase):
