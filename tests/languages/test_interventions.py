@@ -80,6 +80,12 @@ class ShiftTest(parameterized.TestCase):
         chex.assert_trees_all_equal(found.ends[1], np.array([[1.0, 4, 4, 4]]))
         self.assertSequenceEqual(found.known.tolist(), [0, 1])
 
+    def test_what_was_said_before_the_shift_does_not_count(self):
+        """After aabb the network would stop, and stops at the next b too; shifted by 3, it is ready after three."""
+        params, arrow = counting_networks(("AnBn", 99)), np.eye(UNITS)[[FIRST]]
+        found = shift_counter(counting_model(), params, arrow, ["aabb"], "b", alphabet="ab", deltas=(3,))
+        self.assertEqual((found.ends.item(), found.moved.item()), (3, 2))
+
     def test_what_ends_too_late_is_unknown(self):
         params, arrow = counting_networks(("AnBn", 99)), 3 * np.eye(UNITS)[[FIRST]]
         found = shift_counter(counting_model(), params, arrow, ["aa"], "b", alphabet="ab", deltas=(1, 2), beyond=2)
