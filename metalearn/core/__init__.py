@@ -16,11 +16,12 @@ from metalearn.core.meta_gradient import (
 from metalearn.core.outer import OuterLoop, OuterState, outer_loop, outer_loops
 from metalearn.core.parts import sum_in_parts
 from metalearn.core.process import Learner, LearningProcess, UpdateRule, gradient_process, optax_rule
-from metalearn.core.sharding import replicate, shard_tasks, task_mesh
+from metalearn.core.sharding import PARTS, replicate, shard_tasks, task_mesh
 from metalearn.core.unroll import Trajectory, unroll
 
 __all__ = [
     "ESTIMATORS",
+    "PARTS",
     "Estimate",
     "Estimator",
     "Learner",

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 
-def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[..., jax.Array]:
+def sum_in_parts(
+    total: Callable[[Any, Any], jax.Array], size: int, axis: str | None = None
+) -> Callable[..., jax.Array]:
     """`total`, worked off `size` rows at a time.
 
     Where the sum is differentiated, each part's gradient is formed together with its value, as a scalar's gradient
@@ -18,6 +20,8 @@ def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[
     Args:
         total: (params, rows) -> scalar, additive over the leading axis of rows.
         size: rows per part, at least 1; a remainder forms a smaller last part.
+        axis: of a mesh whose devices take turns at the parts, where all hold the same params and rows (inside a
+            `shard_map` without replication checking, such as the outer loop's; see `task_mesh`). Each gets the sum.
 
     Returns:
         (params, rows, used=None) -> scalar. Given `used`, an integer that may be traced, at least so many of the first
@@ -43,7 +47,12 @@ def sum_in_parts(total: Callable[[Any, Any], jax.Array], size: int) -> Callable[
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         parts = whole // size if used is None else jnp.minimum(-(-used // size), whole // size)
         part = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), folded)
-        result = jax.lax.fori_loop(0, parts, lambda i, so_far: plus(so_far, function(params, part(i))), nothing)
+        first, stride = (0, 1) if axis is None else (jax.lax.axis_index(axis), jax.lax.axis_size(axis))
+        turns = -(-(parts - first) // stride)
+        add = lambda turn, so_far: plus(so_far, function(params, part(first + turn * stride)))
+        result = jax.lax.fori_loop(0, turns, add, nothing)
+        if axis is not None:
+            result = jax.lax.psum(result, axis)
         if whole == count:
             return result
         with_rest = lambda so_far: plus(so_far, function(params, between(whole, count)))

@@ -1,6 +1,7 @@
 """The task axis over devices: meta-parameters replicated, a batch of tasks split along its leading axis.
 
-The same code runs on one CPU, several host devices, and several processes: a mesh with the single axis "tasks".
+The same code runs on one CPU, several host devices, and several processes: a mesh with the axis "tasks". Devices that
+a small batch of tasks leaves idle can form a second axis, "parts", and share the work on each task (parts.py).
 On a CPU, loops of small products do not use a second core by themselves, so one host device per core
 (`jax.config.update("jax_num_cpu_devices", os.cpu_count())` before JAX is first used) is the fast way there too.
 """
@@ -14,17 +15,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "tasks"
+PARTS = "parts"
 
 
-def task_mesh(devices: Sequence[jax.Device] | None = None, tasks: int | None = None) -> Mesh:
+def task_mesh(devices: Sequence[jax.Device] | None = None, tasks: int | None = None, parts: bool = False) -> Mesh:
     """A mesh of `devices` (default: all devices of all processes) with the one axis "tasks".
 
-    Given the number of `tasks` in a batch, as many of the devices as divide it (in a single process).
+    Given the number of `tasks` in a batch, as many of the devices as divide it (in a single process). With `parts`, a
+    second axis "parts" takes what is left: n devices for each of those.
     """
     devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if tasks is not None and jax.process_count() == 1:
-        devices = devices[: max(n for n in range(1, len(devices) + 1) if tasks % n == 0)]
-    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+        count = max(n for n in range(1, count + 1) if tasks % n == 0)
+    shape, axes = ((count, len(devices) // count), (AXIS, PARTS)) if parts else ((count,), (AXIS,))
+    kinds = (jax.sharding.AxisType.Auto,) * len(axes)
+    return jax.make_mesh(shape, axes, devices=devices[: int(np.prod(shape))], axis_types=kinds)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -39,7 +45,7 @@ def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
     Raises:
         ValueError: the number of tasks is no positive multiple of the number of (local) devices.
     """
-    local = mesh.local_mesh.size
+    local = mesh.local_mesh.shape[AXIS]
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts == {()}:
         raise ValueError(f"the leaves of a batch of tasks must share their leading axis, but these have {counts}")

@@ -52,6 +52,7 @@ def cross_entropy(
     sample: Strings | Prefixes,
     key: jax.Array | None = None,
     at_once: int | None = None,
+    axis: str | None = None,
 ) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
@@ -62,9 +63,10 @@ def cross_entropy(
         key: drives dropout; None turns it off.
         at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
             that memory is that of one part. None: all.
+        axis: of a mesh whose devices take turns at the parts or grids, see `sum_in_parts`.
     """
     if isinstance(sample, Prefixes):
-        return _cross_entropy_after(model, params, sample, key)
+        return _cross_entropy_after(model, params, sample, key, axis)
     targets = sample.tokens[:, 1:]
     counts = sample.counts if sample.counts.ndim == targets.ndim else sample.counts[:, None]
     weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
@@ -73,7 +75,7 @@ def cross_entropy(
     else:
         keys = None if key is None else jax.random.split(key, len(targets))
         part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
-        total = sum_in_parts(part, at_once)(params, (sample.tokens, weights, keys))
+        total = sum_in_parts(part, at_once, axis)(params, (sample.tokens, weights, keys))
     return total / jnp.maximum(jnp.sum(weights), 1.0)
 
 
@@ -84,7 +86,7 @@ def _surprise(model, params, tokens, weights, key):
     return jnp.sum(weights.astype(logits.dtype) * (jax.nn.logsumexp(logits, -1) - chosen))
 
 
-def _cross_entropy_after(model, params, prefixes, key):
+def _cross_entropy_after(model, params, prefixes, key, axis):
     if prefixes.tokens.ndim == 2:
         total = _surprise_after(model, params, prefixes, key)
     else:
@@ -94,7 +96,7 @@ def _cross_entropy_after(model, params, prefixes, key):
         # Grids without a prefix come last.
         used = jnp.max(jnp.where((prefixes.counts > 0).any((1, 2, 3)), np.arange(grids) + 1, 0))
         of_one = lambda params, rows: _surprise_after(model, params, *first(rows))
-        total = sum_in_parts(of_one, 1)(params, (prefixes, keys), used)
+        total = sum_in_parts(of_one, 1, axis)(params, (prefixes, keys), used)
     return total / jnp.maximum(jnp.sum(prefixes.counts), 1.0)
 
 

@@ -42,7 +42,11 @@ class OptimizerSettings:
 
 
 def meta_learning(
-    model: LanguageModel, rate: float = 1.0, inner_gradient: str = "mixed", at_once: int | None = None
+    model: LanguageModel,
+    rate: float = 1.0,
+    inner_gradient: str = "mixed",
+    at_once: int | None = None,
+    axis: str | None = None,
 ) -> LearningProcess:
     """The learner that is meta-trained: SGD on one support batch per update. meta: params of `model`; task: Episode.
 
@@ -52,7 +56,8 @@ def meta_learning(
     Args:
         rate: of the inner SGD.
         inner_gradient: see `gradient_process`.
-        at_once: rows of the query that are scored side by side, see `cross_entropy`.
+        at_once, axis: rows of the query that are scored side by side, and the axis of a mesh whose devices share the
+            query, see `cross_entropy`.
     """
 
     def inputs(meta: Any, task: Episode, key: jax.Array) -> Any:
@@ -63,7 +68,7 @@ def meta_learning(
         return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0))
 
     def outer_loss(meta, params, input, task):
-        return cross_entropy(model, params, task.query, jax.random.fold_in(input["key"], 1), at_once), {}
+        return cross_entropy(model, params, task.query, jax.random.fold_in(input["key"], 1), at_once, axis), {}
 
     return gradient_process(
         init=lambda meta, task, key: meta,

@@ -242,6 +242,13 @@ class MeshTest(absltest.TestCase):
         self.assertEqual(task_mesh().size, 4)
         self.assertEqual(task_mesh(jax.devices()[:2]).axis_names, ("tasks",))
 
+    def test_devices_that_the_tasks_leave(self):
+        shapes = {tasks: dict(task_mesh(tasks=tasks, parts=True).shape) for tasks in (1, 2, 3, 4)}
+        expected = {1: (1, 4), 2: (2, 2), 3: (3, 1), 4: (4, 1)}
+        self.assertEqual(
+            shapes, {tasks: dict(zip(("tasks", "parts"), n, strict=True)) for tasks, n in expected.items()}
+        )
+
 
 class ErrorsTest(parameterized.TestCase):
     def loop(self):

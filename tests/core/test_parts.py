@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from metalearn.core import sum_in_parts
+from metalearn.core import PARTS, sum_in_parts, task_mesh
 from tests.core.problems import compiled
 
 ROWS = np.random.default_rng(0).normal(size=(7, 3))
@@ -43,6 +43,22 @@ class SumInPartsTest(parameterized.TestCase):
         error = ROWS[:summed] @ np.array([0.5, -1.0, 2.0]) + 0.25
         np.testing.assert_allclose(value, 0.5 * error @ error, rtol=1e-13)
         chex.assert_trees_all_close(gradient, {"w": ROWS[:summed].T @ error, "b": error.sum()}, rtol=1e-12)
+
+    @parameterized.parameters((2, None), (1, None), (1, 2), (2, 7), (5, None))
+    def test_devices_take_turns(self, size, used):
+        """Each part on one of four devices, and the sum on all, however few parts there are."""
+        summed = len(ROWS) if used is None else min(-(-used // size) * size, len(ROWS))
+        rows = np.where(np.arange(len(ROWS))[:, None] < summed, ROWS, np.nan)
+        of_all = jax.value_and_grad(lambda p, x: 3 * sum_in_parts(squares, size, PARTS)(p, {"x": x}, used))
+        own = lambda p, x: jax.tree.map(lambda leaf: leaf[None], of_all(p, x))
+        mesh = task_mesh(tasks=1, parts=True)
+        spread = jax.shard_map(own, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(PARTS), check_vma=False)
+        values, gradients = compiled(spread)(self.params, rows)
+        error = ROWS[:summed] @ np.array([0.5, -1.0, 2.0]) + 0.25
+        np.testing.assert_allclose(values, np.full(4, 1.5 * error @ error), rtol=1e-13)
+        for device in range(4):
+            of_device = jax.tree.map(lambda x, d=device: x[d], gradients)
+            chex.assert_trees_all_close(of_device, {"w": 3 * ROWS[:summed].T @ error, "b": 3 * error.sum()}, rtol=1e-12)
 
     def test_what_follows_the_sum_scales_the_gradient(self):
         gradient = compiled(jax.grad(lambda p: jnp.sin(sum_in_parts(squares, 2)(p, {"x": ROWS}))))(self.params)

@@ -5,14 +5,16 @@ import functools
 import chex
 import jax
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
-from metalearn.core import exact, first_order, objectives, outer_loop, task_mesh
+from metalearn.core import PARTS, exact, first_order, objectives, outer_loop, task_mesh
 from metalearn.languages.architectures import CELLS, architecture
 from metalearn.languages.episodes import Episode
 from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings, cross_entropy
-from metalearn.languages.tokens import VOCABULARY, encode
+from metalearn.languages.prefixes import fit, grids_of
+from metalearn.languages.tokens import PAD, VOCABULARY, encode
 from metalearn.languages.training import (
     AT_ONCE,
     OptimizerSettings,
@@ -34,6 +36,18 @@ def episode(updates):
     support = np.stack([encode(draw(4), 6) for _ in range(updates)])
     query = Strings(encode(draw(4), 6), np.array([3, 1, 2, 0], np.float32))
     return Episode(Strings(support, np.ones(support.shape[:2], np.float32)), query)
+
+
+def in_prefixes(task, times=6, rows=1):
+    """The same episode laid out as prefixes."""
+
+    def sample(strings):
+        kept = [(row, count) for row, count in zip(strings.tokens, strings.counts, strict=True) if count]
+        return [row[row != PAD].tolist() for row, _ in kept], [int(count) for _, count in kept]
+
+    stack = lambda grids: jax.tree.map(lambda *x: np.stack(x), *grids)
+    support = [fit(*sample(batch_of(task, k)), times, 4) for k in range(len(task.support.tokens))]
+    return Episode(stack(support), stack(grids_of(*sample(task.query), times, rows)))
 
 
 def batch_of(task, k):
@@ -99,6 +113,29 @@ class GradientTest(parameterized.TestCase):
             estimate = compiled(of_one)(self.params, task, self.key)
             np.testing.assert_allclose(estimate.trajectory.value, value(self.params), rtol=1e-12)
             self.assertLess(relative_error(estimate.gradient, expected), 1e-7)
+
+    @parameterized.parameters("mixed", "plain")
+    def test_prefixes_have_the_meta_gradient_of_the_strings(self, inner):
+        task = episode(2)
+        self.assertGreater(len(in_prefixes(task).query.tokens), 1)
+        of_one = compiled(exact(meta_learning(MODEL, RATE, inner), objectives.every_update(2), memory="residuals"))
+        strings, prefixes = (of_one(self.params, t, self.key) for t in (task, in_prefixes(task)))
+        np.testing.assert_allclose(prefixes.trajectory.losses, strings.trajectory.losses, rtol=1e-12)
+        chex.assert_trees_all_close(prefixes.gradient, strings.gradient, rtol=1e-9, atol=1e-12)
+
+    def test_devices_that_share_the_query_take_the_same_step(self):
+        """Four of them, one task, against the gradient of the strings on one device."""
+        task, objective = episode(2), objectives.every_update(2)
+        process, mesh = meta_learning(MODEL, RATE, axis=PARTS), task_mesh(tasks=1, parts=True)
+        loop = outer_loop(process, objective, optax.sgd(1.0), mesh=mesh, memory="residuals")
+        tasks = jax.tree.map(lambda x: x[None], in_prefixes(task))
+        state, metrics = loop.step(loop.init(self.params), tasks, self.key)
+        self.assertLen(state.step.sharding.device_set, 4)
+        of_one = exact(meta_learning(MODEL, RATE), objective, memory="residuals")
+        expected = compiled(of_one)(self.params, task, self.key)
+        np.testing.assert_allclose(metrics["losses"], expected.trajectory.losses, rtol=1e-12)
+        moved = jax.tree.map(lambda p, g: p - g, self.params, expected.gradient)
+        chex.assert_trees_all_close(jax.device_get(state.meta), moved, rtol=1e-9, atol=1e-12)
 
     def test_first_order_is_the_gradient_at_the_adapted_weights(self):
         updates, task = 3, episode(3)
@@ -220,8 +257,12 @@ class OptimizerTest(parameterized.TestCase):
 
 
 class ExportTest(parameterized.TestCase):
-    @parameterized.parameters(*(("meta-training", name) for name in CELLS), ("pre-training", "lstm"))
-    def test_the_outer_step_lowers_for_every_kind_of_device(self, kind, name):
+    @parameterized.parameters(
+        *(("meta-training", name, "strings") for name in CELLS),
+        ("meta-training", "lstm", "prefixes"),
+        ("pre-training", "lstm", "strings"),
+    )
+    def test_the_outer_step_lowers_for_every_kind_of_device(self, kind, name, layout):
         model = architecture(name, VOCABULARY, 8, 1, dropout=0.1)
         process, weights = {
             "meta-training": (meta_learning(model), objectives.every_update(2)),
@@ -229,7 +270,8 @@ class ExportTest(parameterized.TestCase):
         }[kind]
         optimizer = outer_optimizer(OptimizerSettings(), 10)
         loop = outer_loop(process, weights, optimizer, memory="residuals", mesh=task_mesh(jax.devices()[:1]))
-        tasks = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), episode(2))
+        task = episode(2) if layout == "strings" else in_prefixes(episode(2))
+        tasks = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), task)
         state = jax.eval_shape(loop.init, jax.eval_shape(model.init, jax.random.key(0)))
         platforms = ("cpu", "cuda", "tpu")
         exported = jax.export.export(loop.jitted, platforms=platforms)(state, tasks, jax.random.key(0))
