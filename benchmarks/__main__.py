@@ -12,13 +12,23 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from benchmarks import distinct_strings, first_step, learning_effort, lstm_meta_gradient, maml, pretraining, top_strings
+from benchmarks import (
+    distinct_strings,
+    first_step,
+    learning_effort,
+    lstm_meta_gradient,
+    maml,
+    meta_training,
+    pretraining,
+    top_strings,
+)
 from benchmarks.harness import Benchmark, measure, select, table, write_json
 from metalearn.run import use_all_cores
 from metalearn.run.progress import default_console
 
 GROUPS: dict[str, Benchmark] = {
     "lstm_meta_gradient": lstm_meta_gradient.rows,
+    "meta_training": meta_training.rows,
     "maml": maml.rows,
     "pretraining": pretraining.rows,
     "distinct_strings": distinct_strings.rows,

@@ -28,6 +28,39 @@ class Program:
     memory_mib: float
 
 
+class Compiled(NamedTuple):
+    """A compiled outer step that moves nothing: run(tasks) -> (mean meta-gradient, mean value of the objective)."""
+
+    run: Callable[[Any], tuple[Any, jax.Array]]
+    compile_seconds: float
+    memory_mib: float
+
+
+def compiled(
+    process: LearningProcess,
+    objective: np.ndarray,
+    meta: Any,
+    tasks: Any,
+    memory: str,
+    task_axis: str,
+    mesh: jax.sharding.Mesh,
+) -> Compiled:
+    """Compiles the outer step for batches of the shapes of `tasks`, leaves [tasks, ...]."""
+    # Keeps the meta-gradient as its state and moves nothing, so that every call does the same work.
+    optimizer = optax.chain(optax.trace(0.0), optax.scale(0.0))
+    loop = outer_loop(process, objective, optimizer, estimator=exact, memory=memory, task_axis=task_axis, mesh=mesh)
+    state, key = loop.init(meta), jax.random.key(0)
+    program, seconds = compile_timed(loop.jitted.lower(state, shard_tasks(tasks, mesh), key))
+
+    def run(tasks: Any) -> tuple[Any, jax.Array]:
+        nonlocal state
+        state, metrics = program(state, shard_tasks(tasks, mesh), key)
+        return state.optimizer_state[0].trace, metrics["value"]
+
+    temporary = program.memory_analysis().temp_size_in_bytes  # of one device
+    return Compiled(run, seconds, temporary / 2**20)
+
+
 def outer_step(
     process: LearningProcess,
     objective: np.ndarray,
@@ -40,20 +73,9 @@ def outer_step(
     """Compiles the outer step of a process on a batch of tasks, leaves [tasks, ...], spread over `devices` (all)."""
     count = len(jax.tree.leaves(tasks)[0])
     mesh = task_mesh(devices, tasks=count)
-    # Keeps the meta-gradient as its state and moves nothing, so that every call does the same work.
-    optimizer = optax.chain(optax.trace(0.0), optax.scale(0.0))
-    loop = outer_loop(process, objective, optimizer, estimator=exact, memory=memory, task_axis=task_axis, mesh=mesh)
-    state, tasks, key = loop.init(meta), shard_tasks(tasks, mesh), jax.random.key(0)
-    compiled, seconds = compile_timed(loop.jitted.lower(state, tasks, key))
-
-    def step() -> Any:
-        nonlocal state
-        state, _ = compiled(state, tasks, key)
-        return state.optimizer_state[0].trace
-
+    step, tasks = compiled(process, objective, meta, tasks, memory, task_axis, mesh), shard_tasks(tasks, mesh)
     side_by_side = count // mesh.size if task_axis == "vmap" else 1
-    temporary = compiled.memory_analysis().temp_size_in_bytes  # of one device
-    return Program(step, seconds, temporary / side_by_side / 2**20)
+    return Program(lambda: step.run(tasks)[0], step.compile_seconds, step.memory_mib / side_by_side)
 
 
 def passes(inner_gradient: str, memory: str, updates: int, support: int, query: int) -> int:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from metalearn.languages.episodes import Episode
 from metalearn.languages.recurrent import Gates, RecurrentParams
+from metalearn.languages.tokens import PAD
 
 Params = list[torch.Tensor]
 """embedding, output bias; then for each layer weight_ih [4H, H], weight_hh [4H, H], bias_ih, bias_hh."""
@@ -24,18 +25,24 @@ MetaGradient = Callable[[Params, Sequence[torch.Tensor], float], Params]
 
 def meta_gradient(variant: MetaGradient, params: RecurrentParams, tasks: Episode, rate: float) -> Callable[[], Any]:
     """A call that computes the mean meta-gradient of a batch of tasks, in the shape of our parameters."""
+    tensors = to_tensors(params)
+    tokens = [torch.tensor(np.asarray(strings.tokens), dtype=torch.long) for strings in tasks]
+    return lambda: from_tensors(variant(tensors, tokens, rate))
+
+
+def to_tensors(params: RecurrentParams) -> Params:
+    """Our parameters in PyTorch's layout; from here on PyTorch takes as many threads as there are cores."""
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     tensors = [torch.tensor(np.asarray(params.embedding)), torch.tensor(np.asarray(params.output_bias))]
-    tensors += [torch.tensor(np.asarray(leaf).T.copy()) for layer in params.layers for leaf in layer]
-    tokens = [torch.tensor(np.asarray(strings.tokens), dtype=torch.long) for strings in tasks]
+    return tensors + [torch.tensor(np.asarray(leaf).T.copy()) for layer in params.layers for leaf in layer]
 
-    def call() -> Any:
-        gradient: list[Any] = [tensor.numpy() for tensor in variant(tensors, tokens, rate)]
-        embedding, output_bias, *rest = gradient
-        layers = [Gates(*(leaf.T for leaf in rest[i : i + 4])) for i in range(0, len(rest), 4)]
-        return RecurrentParams(embedding, output_bias, tuple(layers))
 
-    return call
+def from_tensors(tensors: Sequence[torch.Tensor]) -> RecurrentParams:
+    """The inverse, without copying."""
+    arrays: list[Any] = [tensor.numpy() for tensor in tensors]
+    embedding, output_bias, *rest = arrays
+    layers = [Gates(*(leaf.T for leaf in rest[i : i + 4])) for i in range(0, len(rest), 4)]
+    return RecurrentParams(embedding, output_bias, tuple(layers))
 
 
 def _cells(params: Params, tokens: torch.Tensor) -> torch.Tensor:
@@ -64,9 +71,13 @@ def _fused(params: Params, tokens: torch.Tensor) -> torch.Tensor:
     return F.linear(hidden, embedding, output_bias)
 
 
-def _loss(logits: Logits, params: Params, tokens: torch.Tensor) -> torch.Tensor:
+def loss(logits: Logits, params: Params, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of token strings [strings, time], a string a row, with PAD behind it."""
     predicted = logits(params, tokens[:, :-1])
-    return F.cross_entropy(predicted.flatten(0, 1), tokens[:, 1:].T.flatten())
+    return F.cross_entropy(predicted.flatten(0, 1), tokens[:, 1:].T.flatten(), ignore_index=PAD)
+
+
+LOGITS: dict[str, Logits] = {"cells": _cells, "nn.LSTM": _fused}
 
 
 def _create_graph(logits: Logits) -> MetaGradient:
@@ -78,9 +89,9 @@ def _create_graph(logits: Logits) -> MetaGradient:
             leaves = [p.detach().requires_grad_() for p in params]
             adapted = leaves
             for batch in support:
-                gradient = torch.autograd.grad(_loss(logits, adapted, batch), adapted, create_graph=True)
+                gradient = torch.autograd.grad(loss(logits, adapted, batch), adapted, create_graph=True)
                 adapted = [p - rate * g for p, g in zip(adapted, gradient, strict=True)]
-            gradient = torch.autograd.grad(_loss(logits, adapted, query), leaves)
+            gradient = torch.autograd.grad(loss(logits, adapted, query), leaves)
             total = [t + g for t, g in zip(total, gradient, strict=True)]
         return [t / len(tokens[0]) for t in total]
 
@@ -88,10 +99,10 @@ def _create_graph(logits: Logits) -> MetaGradient:
 
 
 def _query_loss(params: Params, support: torch.Tensor, query: torch.Tensor, rate: float) -> torch.Tensor:
-    inner = torch.func.grad(lambda params, batch: _loss(_cells, params, batch))
+    inner = torch.func.grad(lambda params, batch: loss(_cells, params, batch))
     for batch in support:
         params = [p - rate * g for p, g in zip(params, inner(params, batch), strict=True)]
-    return _loss(_cells, params, query)
+    return loss(_cells, params, query)
 
 
 def _functional(params: Params, tokens: Sequence[torch.Tensor], rate: float) -> Params:

@@ -23,10 +23,13 @@ from benchmarks import (
     learning_effort,
     lstm_meta_gradient,
     maml,
+    meta_training,
     pretraining,
 )
 from benchmarks.harness import Row
-from metalearn.languages.episodes import EpisodeSettings, packed
+from metalearn.languages.episodes import Episode, EpisodeSettings, packed
+from metalearn.languages.prefixes import fit
+from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START
 
 KEYS = {"name", "value", "unit", "share_of_limit", "ratio_to_peer", "peak_memory_mib", "compile_seconds"}
 
@@ -175,6 +178,44 @@ class LSTMMetaGradientTest(absltest.TestCase):
                 self.assertLess(ladder.relative_error(theirs, ours), 1e-5)
         halved = jax.tree.map(lambda x: x / 2, ours)
         self.assertAlmostEqual(ladder.relative_error(halved, ours), 0.5, places=5)
+
+
+class MetaTrainingTest(absltest.TestCase):
+    SIZES = meta_training.Sizes(
+        units=4,
+        languages=3,
+        episodes=EpisodeSettings(2, 2, 2, 9, 8, row_sizes=(9,), length_sizes=(8,), grid_times=(8,), grid_rows=(2,)),
+    )
+
+    def test_operations_by_hand(self):
+        """One update on "a" and a query of "a" and "ab": the prefixes START and a, in the query ab as well."""
+        sizes = dataclasses.replace(self.SIZES, units=2, layers=1)
+        grid = lambda *strings: fit([[START, *string, END] for string in strings], [1] * len(strings), 4, 2)
+        a, b = FIRST_SYMBOL, FIRST_SYMBOL + 1
+        stack = lambda grid: jax.tree.map(lambda x: x[None], grid)
+        forward = 2 * (2 * 8 + 2 * 15)  # [2] x [2, 8] for the hidden state, [2] x [2, 15] for the output
+        episode = Episode(stack(grid([a])), stack(grid([a], [a, b])))
+        self.assertEqual(sizes.operations(episode), (11 * 2 + 3 * 3) * forward)
+
+    def test_the_peer_has_every_string_as_often(self):
+        rows = packed([(0,), (1, 1), ()], [2, 1, 3], 6)
+        a, b = FIRST_SYMBOL, FIRST_SYMBOL + 1
+        expected = sorted([[START, END, PAD, PAD]] * 3 + [[START, a, END, PAD]] * 2 + [[START, b, b, END]])
+        self.assertEqual(sorted(meta_training.whole_sample(rows).tolist()), expected)
+
+    @pytest.mark.slow
+    def test_every_row_and_the_loss_and_gradient_that_pytorch_computes(self):
+        rows = list(meta_training.rows(self.SIZES, rounds=1))  # raises where they differ
+        self.assertLen({row.name for row in rows}, len(rows))
+        for row in rows:
+            self.assertTrue(row.value is None or row.value > 0, row)
+
+    def test_a_difference_is_an_error(self):
+        gradient = {"w": np.ones(3)}
+        meta_training.check({"one": (gradient, 2.0), "other": (gradient, 2.0)})
+        for other in (({"w": np.ones(3) + [0, 0, 1e-3]}, 2.0), (gradient, 2.001)):
+            with self.assertRaisesRegex(ValueError, "other differs from one"):
+                meta_training.check({"one": (gradient, 2.0), "other": other})
 
 
 class MamlTest(absltest.TestCase):
