@@ -306,8 +306,13 @@ def draw(paths: RunPaths, config: Config, outcomes: Outcomes) -> None:
         by_update.set(xlabel="inner updates", ylabel="test accuracy (%)", title="During adaptation")
         by_episodes.set(xlabel="training episodes", ylabel="validation accuracy (%)", title="At equal episodes")
         by_seconds.set(xlabel="training seconds", ylabel="validation accuracy (%)", title="At equal seconds")
+        by_seconds.set_xscale("log")
         by_seconds.figure.legend(
-            *by_update.get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(order)), fontsize=8
+            *by_update.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(6, len(order)),
+            fontsize=8,
+            handlelength=4,  # dashes need it to be seen
         )
         by_seconds.figure.suptitle(_about(config), fontsize=10)
 

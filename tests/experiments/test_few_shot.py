@@ -460,8 +460,6 @@ class LaunchTest(FolderCase):
     @parameterized.parameters(*PRESETS)
     def test_dry_run_prints_sizes_and_computes_nothing(self, preset):
         config = PRESETS[preset]
-        if preset == "paper":
-            config = dataclasses.replace(config, algorithms=("all",))
         with mock.patch.object(Data, "__init__", side_effect=AssertionError):
             _, printed = quietly(lambda: main(config, self.folder / "run", True))
         self.assertFalse((self.folder / "run").exists())
