@@ -1,8 +1,10 @@
 """Networks meta-trained on formal languages learn others from few strings: what did they bring along?
 
-python -m experiments.formal_languages --preset=laptop                    the default experiment, "distilled"
-python -m experiments.formal_languages --experiment=everything --preset=laptop    all others, in one workdir
-python -m experiments.formal_languages --help                             lists them
+The default experiment, "distilled", is that of McCoy & Griffiths (2025); the others ask what Goodale et al. (2025) ask.
+
+    python -m experiments.formal_languages --preset=laptop
+    python -m experiments.formal_languages --experiment=mechanisms --preset=laptop
+    python -m experiments.formal_languages --experiment=everything --dry_run
 """
 
 import functools

@@ -1,5 +1,6 @@
 """Every network learns each target language from N strings; what it then knows becomes records."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.formal_languages.lab.conditions import Network
+from experiments.formal_languages.lab.conditions import RATES, Network
 from experiments.formal_languages.lab.config import LabConfig
 from experiments.formal_languages.lab.records import METRICS, Condition, Record
 from experiments.formal_languages.lab.training import model_of
@@ -148,7 +149,9 @@ class Targets:
         if (architecture, frozen) not in self._adaptations:
             model = model_of(self._config, architecture, self._config.targets.dropout)
             moves = only_embedding_and_output if frozen else (lambda params: True)
-            self._adaptations[architecture, frozen] = Adaptation(model, self._config.adaptation, moves=moves)
+            settings = self._config.adaptation
+            settings = dataclasses.replace(settings, sgd_rate=settings.sgd_rate * RATES.get(architecture, 1.0))
+            self._adaptations[architecture, frozen] = Adaptation(model, settings, moves=moves)
         return self._adaptations[architecture, frozen]
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.formal_languages.lab.conditions import Network
+from experiments.formal_languages.lab.conditions import RATES, Network
 from experiments.formal_languages.lab.config import LabConfig
 from experiments.formal_languages.lab.records import FAMILIES
 from metalearn.core import OuterLoop, OuterState, estimator_named, exact, objectives, outer_loops, task_mesh
@@ -178,7 +178,8 @@ class Trainer:
         which = (kind.architecture, kind.training, count, updates)
         if which not in self._loops:
             model = model_of(self._config, kind.architecture)
-            process = meta_learning(model, training.inner_rate, at_once=training.query_rows or None)
+            rate = training.inner_rate * RATES.get(kind.architecture, 1.0)
+            process = meta_learning(model, rate, at_once=training.query_rows or None)
             objective = getattr(objectives, training.objective)(updates)
             estimator = exact
             if kind.training == "pre_trained":
