@@ -18,9 +18,9 @@ _COUNTED = ("AnBn", "AnBnCn")
 _CONTRASTED = ("lstm", "gru", "clipped_lstm")
 
 RATES = {"transformer": 0.1}
-"""Share of the configured rates of SGD, in meta-training and in adaptation, that an architecture takes; others take all.
-At the rate of the recurrent networks, 1.0, a Transformer diverges: 2.7 nats a token after 150 steps on a^n b^n c^n, and
-0.7 at 0.1."""
+"""Share of the configured rates of SGD, of meta-training and of adaptation, that an architecture takes; others take all
+of them. At the rate of the recurrent networks, 1.0, a Transformer diverges: 2.7 nats a token after 150 steps on
+a^n b^n c^n, and 0.7 at 0.1."""
 
 
 class Network(NamedTuple):
