@@ -24,21 +24,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metalearn.languages.lstm import LSTM, LSTMState
+from metalearn.languages.lstm import LSTMState, lstm_cell
 from metalearn.languages.model import LanguageModel
+from metalearn.languages.products import Product, product_named
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, uniform, zeros
 from metalearn.languages.transformer import transformer
 
 
-def gru() -> Cell:
+def gru(product: Product = jnp.matmul) -> Cell:
     """Gated recurrent unit (Cho et al. 2014), in the form that PyTorch computes."""
 
     def drive(params: Gates, x):
-        return x @ params.input_weights + params.input_bias  # the hidden bias is inside what `reset` scales
+        return product(x, params.input_weights) + params.input_bias  # the hidden bias is inside what `reset` scales
 
     def step(params: Gates, h, driven):
         of_x = jnp.split(driven, 3, axis=-1)
-        of_h = jnp.split(h @ params.hidden_weights + params.hidden_bias, 3, axis=-1)
+        of_h = jnp.split(product(h, params.hidden_weights) + params.hidden_bias, 3, axis=-1)
         reset, update = (jax.nn.sigmoid(a + b) for a, b in zip(of_x[:2], of_h[:2], strict=True))
         h = (1 - update) * jnp.tanh(of_x[2] + reset * of_h[2]) + update * h
         return h, h
@@ -46,27 +47,27 @@ def gru() -> Cell:
     return Cell(init_gates(3), zeros, drive, step)
 
 
-def elman(activation: Callable[[jax.Array], jax.Array]) -> Cell:
+def elman(activation: Callable[[jax.Array], jax.Array], product: Product = jnp.matmul) -> Cell:
     """h' = activation(affine map of input and h) (Elman 1990)."""
 
     def step(params: Gates, h, driven):
-        h = activation(driven + h @ params.hidden_weights)
+        h = activation(driven + product(h, params.hidden_weights))
         return h, h
 
-    return Cell(init_gates(1), zeros, Gates.drive, step)
+    return Cell(init_gates(1), zeros, lambda params, x: params.drive(x, product), step)
 
 
-def clipped_lstm(limit: float = 1.0) -> Cell:
+def clipped_lstm(limit: float = 1.0, product: Product = jnp.matmul) -> Cell:
     """An LSTM whose cell state is clipped to [-limit, limit] after each step, so that it cannot add up."""
 
     def step(params: Gates, state, driven):
         h, c = state
-        i, f, g, o = jnp.split(driven + h @ params.hidden_weights, 4, axis=-1)
+        i, f, g, o = jnp.split(driven + product(h, params.hidden_weights), 4, axis=-1)
         c = jnp.clip(jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g), -limit, limit)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return LSTMState(h, c), h
 
-    return Cell(LSTM.init, LSTM.start, LSTM.drive, step)
+    return lstm_cell(product)._replace(step=step, run=None, branch=None)
 
 
 class MemoryParams(NamedTuple):
@@ -87,7 +88,7 @@ class MemoryState(NamedTuple):
     place: jax.Array
 
 
-def memory(kind: str, depth: int = 32) -> Cell:
+def memory(kind: str, depth: int = 32, product: Product = jnp.matmul) -> Cell:
     """An Elman controller with a differentiable stack or queue of H-vectors, `depth` deep.
 
     At each step the controller reads the front, and a softmax says how much to push a vector, pop the front, or leave
@@ -113,9 +114,9 @@ def memory(kind: str, depth: int = 32) -> Cell:
 
     def step(params: MemoryParams, state, driven):
         h, cells, place = state
-        h = jnp.tanh(driven + h @ params.gates.hidden_weights + cells[:, 0] @ params.read)
-        push, pop, stay = jnp.split(jax.nn.softmax(h @ params.action + params.action_bias), 3, axis=-1)
-        pushed = jnp.tanh(h @ params.push)
+        h = jnp.tanh(driven + product(h, params.gates.hidden_weights) + product(cells[:, 0], params.read))
+        push, pop, stay = jnp.split(jax.nn.softmax(product(h, params.action) + params.action_bias), 3, axis=-1)
+        pushed = jnp.tanh(product(h, params.push))
         popped = jnp.concatenate([cells[:, 1:], jnp.zeros_like(cells[:, :1])], 1)
         if kind == "stack":
             grown = jnp.concatenate([pushed[:, None], cells[:, :-1]], 1)
@@ -127,27 +128,30 @@ def memory(kind: str, depth: int = 32) -> Cell:
         nearer = jnp.concatenate([place[:, :2].sum(1, keepdims=True), place[:, 2:], jnp.zeros_like(place[:, :1])], 1)
         return MemoryState(h, cells, push * further + pop * nearer + stay * place), h
 
-    return Cell(init, start, lambda params, x: params.gates.drive(x), step)
+    return Cell(init, start, lambda params, x: params.gates.drive(x, product), step)
 
 
-CELLS: dict[str, Cell] = {
-    "lstm": LSTM,
-    "gru": gru(),
-    "elman": elman(jnp.tanh),
-    "relu": elman(jax.nn.relu),
-    "clipped_lstm": clipped_lstm(),
-    "stack": memory("stack"),
-    "queue": memory("queue"),
-    "transformer": transformer(),
+CELLS: dict[str, Callable[[Product], Cell]] = {
+    "lstm": lstm_cell,
+    "gru": gru,
+    "elman": lambda product: elman(jnp.tanh, product),
+    "relu": lambda product: elman(jax.nn.relu, product),
+    "clipped_lstm": lambda product: clipped_lstm(product=product),
+    "stack": lambda product: memory("stack", product=product),
+    "queue": lambda product: memory("queue", product=product),
+    "transformer": lambda product: transformer(product=product),
 }
+"""Cells by name, given how they multiply (products.py)."""
 
 
-def architecture(name: str, vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> LanguageModel:
-    """The language model of that name.
+def architecture(
+    name: str, vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0, products: str = "float32"
+) -> LanguageModel:
+    """The language model of that name, its cells' products with weights by the name of products.py.
 
     Raises:
-        ValueError: a name not in CELLS; as `recurrent`.
+        ValueError: a name not in CELLS, or not in PRODUCTS; as `recurrent`.
     """
     if name not in CELLS:
         raise ValueError(f"architecture {name!r} is unknown; choose one of {', '.join(CELLS)}")
-    return recurrent(CELLS[name], vocabulary, units, layers, dropout)
+    return recurrent(CELLS[name](product_named(products)), vocabulary, units, layers, dropout)

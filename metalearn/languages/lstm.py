@@ -10,6 +10,7 @@ derivatives, in either mode of the core, go through.
 | i, f, g, o | input, forget, candidate and output gates, in this order, which is PyTorch's |
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.prefixes import looked_up
+from metalearn.languages.products import Product, bare, product_named
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
 
 
@@ -28,9 +30,14 @@ class LSTMState(NamedTuple):
     cell: jax.Array
 
 
-def lstm(vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0) -> LanguageModel:
-    """The LSTM language model of McCoy & Griffiths (2025); arguments and errors are those of `recurrent`."""
-    return recurrent(LSTM, vocabulary, units, layers, dropout)
+def lstm(
+    vocabulary: int, units: int, layers: int = 2, dropout: float = 0.0, products: str = "float32"
+) -> LanguageModel:
+    """The LSTM language model of McCoy & Griffiths (2025).
+
+    Arguments and errors are those of `recurrent`, and products: a name of products.py.
+    """
+    return recurrent(lstm_cell(product_named(products)), vocabulary, units, layers, dropout)
 
 
 def _activations(gates):
@@ -50,28 +57,23 @@ def _cell(gates, c):
     return c, o * jnp.tanh(c)
 
 
-def _step(params: Gates, state, driven):
-    h, c = state
-    c, h = _cell(driven + h @ params.hidden_weights, c)
-    return LSTMState(h, c), h
-
-
-@jax.custom_vjp
-def _recurrence(driven, weights, keep):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(product, driven, weights, keep):
     """h_t = cell(driven_t + keep_t h_{t-1} weights, keep_t c_{t-1}) from a zero state.
 
     driven: [time, batch, 4H]; keep: [time, batch, 1], 0 where a string begins, else 1. Returns [time, batch, H].
     """
-    return _recurrence_forward(driven, weights, keep)[0]
+    return _recurrence_forward(product, driven, weights, keep)[0]
 
 
-def _recurrence_forward(driven, weights, keep):
+def _recurrence_forward(product, driven, weights, keep):
+    product = bare(product)
     zeros = jnp.zeros((driven.shape[1], weights.shape[0]), driven.dtype)
 
     def step(carry, row):
         h, c = carry
         driven, keep = row
-        gates = driven + (keep * h) @ weights
+        gates = driven + product(keep * h, weights)
         c, h = _cell(gates, keep * c)
         return (h, c), (h, c, gates)
 
@@ -79,7 +81,8 @@ def _recurrence_forward(driven, weights, keep):
     return h, (h, c, gates, weights, keep)
 
 
-def _recurrence_backward(residuals, dh):
+def _recurrence_backward(product, residuals, dh):
+    product = bare(product)
     h, c, gates, weights, keep = residuals
     before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
     to_c, from_c, from_h, f = _slopes(gates, c, before(c))
@@ -89,33 +92,34 @@ def _recurrence_backward(residuals, dh):
         dh_later, dc_later = carry
         dh, to_c, from_c, from_h, f, keep = row
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
-        return (keep * (dgates @ transposed), keep * (dc * f)), dgates
+        return (keep * product(dgates, transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
     _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
-    return dgates, _flat(before(h)).T @ _flat(dgates), None
+    return dgates, product(_flat(before(h)).T, _flat(dgates)), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 
-@jax.custom_vjp
-def _branching(driven, weights, prefixes):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _branching(product, driven, weights, prefixes):
     """As `_recurrence`, but h and c before a cell of a grid of prefixes are those of the cell's parent.
 
     driven: [times, rows, 4H]. Returns [times, rows, H].
     """
-    return _branching_forward(driven, weights, prefixes)[0]
+    return _branching_forward(product, driven, weights, prefixes)[0]
 
 
-def _branching_forward(driven, weights, prefixes):
+def _branching_forward(product, driven, weights, prefixes):
+    product = bare(product)
     times, rows, _ = driven.shape
     units = len(weights)
 
     def step(filled, row):
         time, driven, parents = row
         h, c = jnp.split(looked_up(filled, parents), 2, axis=-1)
-        gates = driven + h @ weights
+        gates = driven + product(h, weights)
         c, h = _cell(gates, c)
         return jax.lax.dynamic_update_index_in_dim(filled, jnp.concatenate([h, c], -1), time, 0), gates
 
@@ -124,7 +128,8 @@ def _branching_forward(driven, weights, prefixes):
     return filled[:-1, :, :units], (filled, gates, weights, prefixes)
 
 
-def _branching_backward(residuals, dh):
+def _branching_backward(product, residuals, dh):
+    product = bare(product)
     filled, gates, weights, prefixes = residuals
     times, rows, units = dh.shape
     h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
@@ -136,13 +141,13 @@ def _branching_backward(residuals, dh):
         from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
         dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
-        own = jnp.concatenate([dgates @ transposed, dc * f], axis=-1) + from_sibling
+        own = jnp.concatenate([product(dgates, transposed), dc * f], axis=-1) + from_sibling
         return jax.lax.dynamic_update_index_in_dim(handed, own, time, 0), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
     rows_of = (jnp.arange(times), cells, dh, to_c, from_c, from_h, f)
     _, dgates = jax.lax.scan(step, jnp.zeros_like(filled), rows_of, reverse=True)
-    return dgates, _flat(h_before).T @ _flat(dgates), None
+    return dgates, product(_flat(h_before).T, _flat(dgates)), None
 
 
 _branching.defvjp(_branching_forward, _branching_backward)
@@ -166,11 +171,19 @@ def _flat(x):
     return x.reshape(-1, x.shape[-1])
 
 
-LSTM = Cell(
-    init=init_gates(4),
-    start=lambda units, batch, dtype: LSTMState(zeros(units, batch, dtype), zeros(units, batch, dtype)),
-    drive=Gates.drive,
-    step=_step,
-    run=lambda params, driven, keep: _recurrence(driven, params.hidden_weights, keep),
-    branch=lambda params, driven, prefixes: _branching(driven, params.hidden_weights, prefixes),
-)
+def lstm_cell(product: Product = jnp.matmul) -> Cell:
+    """The LSTM, with all products by `product`."""
+
+    def step(params: Gates, state, driven):
+        h, c = state
+        c, h = _cell(driven + product(h, params.hidden_weights), c)
+        return LSTMState(h, c), h
+
+    return Cell(
+        init=init_gates(4),
+        start=lambda units, batch, dtype: LSTMState(zeros(units, batch, dtype), zeros(units, batch, dtype)),
+        drive=lambda params, x: params.drive(x, product),
+        step=step,
+        run=lambda params, driven, keep: _recurrence(product, driven, params.hidden_weights, keep),
+        branch=lambda params, driven, prefixes: _branching(product, driven, params.hidden_weights, prefixes),
+    )

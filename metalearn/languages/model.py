@@ -49,7 +49,7 @@ class Strings(NamedTuple):
 def cross_entropy(
     model: LanguageModel,
     params: Any,
-    sample: Strings | Prefixes,
+    strings: Strings | Prefixes,
     key: jax.Array | None = None,
     at_once: int | None = None,
     axis: str | None = None,
@@ -59,23 +59,23 @@ def cross_entropy(
     A mean over tokens, not over strings: long strings weigh more, as in McCoy & Griffiths (2025).
 
     Args:
-        sample: the strings, or their prefixes. Several grids of prefixes are scored one after the other.
+        strings: themselves, or their prefixes. Several grids of prefixes are scored one after the other.
         key: drives dropout; None turns it off.
         at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
             that memory is that of one part. None: all.
         axis: of a mesh whose devices take turns at the parts or grids, see `sum_in_parts`.
     """
-    if isinstance(sample, Prefixes):
-        return _cross_entropy_after(model, params, sample, key, axis)
-    targets = sample.tokens[:, 1:]
-    counts = sample.counts if sample.counts.ndim == targets.ndim else sample.counts[:, None]
+    if isinstance(strings, Prefixes):
+        return _cross_entropy_after(model, params, strings, key, axis)
+    targets = strings.tokens[:, 1:]
+    counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
     weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
     if at_once is None:
-        total = _surprise(model, params, sample.tokens, weights, key)
+        total = _surprise(model, params, strings.tokens, weights, key)
     else:
         keys = None if key is None else jax.random.split(key, len(targets))
         part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
-        total = sum_in_parts(part, at_once, axis)(params, (sample.tokens, weights, keys))
+        total = sum_in_parts(part, at_once, axis)(params, (strings.tokens, weights, keys))
     return total / jnp.maximum(jnp.sum(weights), 1.0)
 
 

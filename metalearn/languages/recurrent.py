@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.prefixes import Prefixes, looked_up
+from metalearn.languages.products import Product
 from metalearn.languages.tokens import START
 
 
@@ -70,9 +71,9 @@ class Gates(NamedTuple):
     input_bias: jax.Array
     hidden_bias: jax.Array
 
-    def drive(self, x: jax.Array) -> jax.Array:
+    def drive(self, x: jax.Array, product: Product = jnp.matmul) -> jax.Array:
         """All of the gates [..., G H] that the hidden state does not decide; x: [..., H]."""
-        return x @ self.input_weights + (self.input_bias + self.hidden_bias)
+        return product(x, self.input_weights) + (self.input_bias + self.hidden_bias)
 
 
 def init_gates(count: int) -> Callable[[jax.Array, int], Gates]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metalearn.languages.products import Product
 from metalearn.languages.recurrent import Cell, uniform
 
 
@@ -37,7 +38,7 @@ class TransformerState(NamedTuple):
     age: jax.Array
 
 
-def transformer(heads: int = 4, context: int = 256) -> Cell:
+def transformer(heads: int = 4, context: int = 256, product: Product = jnp.matmul) -> Cell:
     """A decoder layer. A token sees its string's last `context` tokens and no further, however long the string is.
 
     Raises:
@@ -58,7 +59,7 @@ def transformer(heads: int = 4, context: int = 256) -> Cell:
         return TransformerState(cache, cache, jnp.zeros(batch, jnp.int32))
 
     def drive(params: TransformerParams, x):
-        return jnp.concatenate([x, _normalised(x) @ params.attend], -1)
+        return jnp.concatenate([x, product(_normalised(x), params.attend)], -1)
 
     def of_heads(x):
         return x.reshape(*x.shape[:-1], heads, -1)
@@ -70,8 +71,8 @@ def transformer(heads: int = 4, context: int = 256) -> Cell:
         return x, _turned(q * q.shape[-1] ** -0.5, position), _turned(k, position), v
 
     def finish(params: TransformerParams, x, seen):
-        x = x + seen.reshape(x.shape) @ params.attended
-        return x + jax.nn.gelu(_normalised(x) @ params.widen) @ params.narrow
+        x = x + product(seen.reshape(x.shape), params.attended)
+        return x + product(jax.nn.gelu(product(_normalised(x), params.widen)), params.narrow)
 
     def step(params: TransformerParams, state: TransformerState, driven):
         x, q, k, v = parts(driven, state.age)

@@ -93,7 +93,9 @@ class RecurrenceTest(parameterized.TestCase):
         shapes = (self.TIME, self.BATCH, 4 * self.UNITS), (self.UNITS, 4 * self.UNITS)
         self.arguments, self.directions = (tuple(draw(size=shape) for shape in shapes) for _ in range(2))
         keep = np.random.default_rng(1).integers(2, size=(self.TIME, self.BATCH, 1)).astype(float)
-        self.recurrence, self.plain = (lambda *a, f=f: f(*a, keep) for f in (_recurrence, plain_recurrence))
+        self.recurrence, self.plain = (
+            lambda *a, f=f: f(*a, keep) for f in (functools.partial(_recurrence, jnp.matmul), plain_recurrence)
+        )
         self.assertTrue(0 < keep[1:].sum() < keep[1:].size)
         self.seen = draw(size=(self.TIME, self.BATCH, self.UNITS))
 

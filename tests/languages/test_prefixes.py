@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from metalearn.languages.architectures import architecture
 from metalearn.languages.episodes import distinct
-from metalearn.languages.lstm import LSTM, lstm
+from metalearn.languages.lstm import lstm, lstm_cell
 from metalearn.languages.model import Strings, cross_entropy
 from metalearn.languages.prefixes import Prefixes, fit, grids_of
 from metalearn.languages.recurrent import recurrent
@@ -200,7 +200,7 @@ class BranchingTest(parameterized.TestCase):
         super().setUp()
         self.enter_context(jax.enable_x64(True))
         self.prefixes = fit(*token_strings(SAMPLE), 8, 3)
-        self.own, self.scanned = lstm(VOCABULARY, 3), recurrent(LSTM._replace(branch=None), VOCABULARY, 3)
+        self.own, self.scanned = lstm(VOCABULARY, 3), recurrent(lstm_cell()._replace(branch=None), VOCABULARY, 3)
         self.params, self.direction = (random_params(self.own, seed) for seed in (0, 1))
 
     def check(self, derivative):
