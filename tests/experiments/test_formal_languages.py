@@ -9,10 +9,12 @@ import tempfile
 import typing
 from unittest import mock
 
+import jax
 import matplotlib.image
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from experiments.formal_languages.distilled import cost
 from experiments.formal_languages.distilled.config import (
     PRESETS,
     Config,
@@ -20,10 +22,10 @@ from experiments.formal_languages.distilled.config import (
     ModelSettings,
     TrainingSettings,
 )
-from experiments.formal_languages.distilled.cost import describe
+from experiments.formal_languages.distilled.cost import describe, memory
 from experiments.formal_languages.distilled.evaluation import LEARNERS, MEMORISATION, Evaluation
 from experiments.formal_languages.distilled.experiment import main, run
-from experiments.formal_languages.distilled.training import Trainer
+from experiments.formal_languages.distilled.training import Trainer, model_of
 from metalearn.core import ESTIMATORS
 from metalearn.languages.adaptation import AdaptationSettings
 from metalearn.languages.episodes import EpisodeSettings
@@ -219,10 +221,49 @@ class ConfigTest(FolderCase):
         with mock.patch.object(Trainer, "__init__", side_effect=AssertionError):
             _, printed = quietly(lambda: main(PRESETS[preset], folder, True))
         self.assertFalse(folder.exists())
-        for part in ("parameters", "FLOP", "MiB", "hours"):
+        for part in ("parameters", "FLOP", "MiB of activations", "hours on A100", "hours on H100", "hours on TPU"):
             self.assertIn(part, printed)
         if preset == "paper":
             self.assertIn("16,808,975", printed)
+
+
+class CostTest(parameterized.TestCase):
+    # Large enough that activations and weights, not odds and ends, make the memory.
+    SMALL = dataclasses.replace(
+        TINY,
+        model=ModelSettings(units=32, layers=2),
+        training=dataclasses.replace(TINY.training, tasks=1, memory="residuals"),
+        episodes=EpisodeSettings(3, 3, 3, 40, 12, (4, 40), (12,)),
+    )
+
+    def compiled_mib(self, config):
+        """What the compiler reserves for the outer step of meta-training on one device, beside its arguments."""
+        batch = Trainer(config)._training_batches(0)
+        loop = Trainer(config)._loop("meta-trained", config.episodes.max_updates)
+        state = jax.eval_shape(loop.init, jax.eval_shape(model_of(config).init, jax.random.key(0)))
+        lowered = loop.jitted.lower(state, batch, jax.random.key(0))
+        return lowered.compile().memory_analysis().temp_size_in_bytes / 2**20
+
+    @parameterized.parameters(
+        ({"training.query_rows": "4"},),
+        ({"episodes.grid_times": "(16,)", "episodes.grid_rows": "(8,)"},),
+    )
+    def test_memory_is_that_of_a_compiled_step(self, changes):
+        config = override(self.SMALL, changes)
+        expected = memory(config)
+        found = self.compiled_mib(config)
+        self.assertBetween(expected["trajectory"] + expected["activations"], found / 2, found * 2)
+
+    def test_tokens_by_hand(self):
+        """All strings "a": one string a batch, START and a, of 3 tokens in a row of 10, and 2 cells of a grid of 9."""
+        language = lambda rng, count, metagrammar: [(0,)] * count
+        grids = dataclasses.replace(TINY.episodes, grid_times=(9, 11), grid_rows=(1, 5))
+        with mock.patch.object(cost, "draw_language", language):
+            in_rows, in_grids = (
+                cost.tokens(dataclasses.replace(TINY, seed=5, episodes=e)) for e in (TINY.episodes, grids)
+            )
+        self.assertEqual(in_rows, (1, 3 * 10, 5 * 10, 5 * 10, 50))
+        self.assertEqual(in_grids, (1, 9, 9, 9, 9))
 
 
 if __name__ == "__main__":

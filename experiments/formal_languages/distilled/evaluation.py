@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.formal_languages.distilled.config import Config
+from experiments.formal_languages.distilled.training import model_of
 from metalearn.languages.adaptation import Adaptation, protocol
 from metalearn.languages.continuation import (
     Continuations,
@@ -19,11 +20,10 @@ from metalearn.languages.continuation import (
     score_continuations,
     stack_continuations,
 )
-from metalearn.languages.lstm import lstm
 from metalearn.languages.randomness import host_rng
 from metalearn.languages.scores import Corpus, corpus, read_corpus, sample_corpus, score_corpus, score_models
 from metalearn.languages.targets import target
-from metalearn.languages.tokens import VOCABULARY, letters_to_symbols
+from metalearn.languages.tokens import letters_to_symbols
 from metalearn.run import ConfigError, RunPaths
 from metalearn.run.files import json_text, write_atomic
 
@@ -53,8 +53,7 @@ class Evaluation:
         """
         self._config = config
         self._key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 2)
-        settings = config.model
-        self._model = lstm(VOCABULARY, settings.units, settings.layers, settings.dropout)
+        self._model = model_of(config)
         self._adaptation = Adaptation(self._model, config.adaptation)
         self._languages = [target(name) for name in config.languages]
         self._score_continuations = jax.jit(functools.partial(score_continuations, self._model))

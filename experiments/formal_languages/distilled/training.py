@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from experiments.formal_languages.distilled.config import Config
-from metalearn.core import OuterState, estimator_named, exact, objectives, outer_loop, replicate, task_mesh, unroll
+from metalearn.core import (
+    PARTS,
+    OuterState,
+    estimator_named,
+    exact,
+    objectives,
+    outer_loop,
+    replicate,
+    task_mesh,
+    unroll,
+)
 from metalearn.core.sharding import shard_tasks
 from metalearn.languages.episodes import Episode, EpisodeBatches, Prefetched, draw_language
 from metalearn.languages.lstm import lstm
@@ -33,7 +43,8 @@ class TrainState(NamedTuple):
 def model_of(config: Config, dropout: bool = True) -> LanguageModel:
     """The language model of a configuration."""
     settings = config.model
-    return lstm(VOCABULARY, settings.units, settings.layers, settings.dropout if dropout else 0.0)
+    rate = settings.dropout if dropout else 0.0
+    return lstm(VOCABULARY, settings.units, settings.layers, rate, settings.products)
 
 
 def initial_weights(config: Config, seed: int) -> Any:
@@ -48,7 +59,10 @@ class Trainer:
         """See the class."""
         self._config = config
         self._model = model_of(config)
-        self._mesh = task_mesh(tasks=config.training.tasks)
+        # Devices that tasks leave idle share the query of each, where it is scored in parts.
+        in_parts = bool(config.training.query_rows or config.episodes.grid_times)
+        self._mesh = task_mesh(tasks=config.training.tasks, parts=in_parts)
+        self._axis = PARTS if in_parts else None
         self._loops: dict[tuple[str, int], Any] = {}
         self._batches: dict[int, Episode] = {}
         self._remembered_bytes = 0
@@ -120,7 +134,7 @@ class Trainer:
         if (kind, updates) not in self._loops:
             if kind == "meta-trained":
                 process = meta_learning(
-                    self._model, training.inner_rate, training.inner_gradient, training.query_rows or None
+                    self._model, training.inner_rate, training.inner_gradient, training.query_rows or None, self._axis
                 )
                 objective = getattr(objectives, training.objective)(updates)
                 estimator = estimator_named(training.estimator, horizon=training.horizon)
