@@ -1,8 +1,9 @@
 """Work saved by scoring distinct query strings, weighted by how often they occur, instead of all 1,000.
 
-Counted in tokens that one judgement of one episode runs through the network, padding included, over languages drawn
-from the metagrammar at the paper's sizes. The mean over episodes is what time follows; it is made by the few languages
-with hundreds of distinct strings, while the factor of a typical language is far larger.
+Or each distinct prefix, which saves what strings have in common. Counted in tokens that one judgement of one episode
+runs through the network, padding included, over languages drawn from the metagrammar at the paper's sizes. The mean
+over episodes is what time follows; it is made by the few languages with hundreds of distinct strings, while the factor
+of a typical language is far larger.
 """
 
 import itertools
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from benchmarks import meta_training
 from benchmarks.harness import Row
 from metalearn.languages.episodes import EpisodeBatches, EpisodeSettings
 from metalearn.languages.model import Strings
@@ -20,9 +22,14 @@ NAME = "distinct_strings"
 _TOGETHER = 10  # strings that are padded to the longest among them, where strings are scored one batch at a time
 
 
-def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Iterator[Row]:
-    """Mean tokens per episode by each way of scoring, episodes of one language each as `EpisodeBatches` pads them."""
-    settings = settings or EpisodeSettings()
+def rows(
+    languages: int = 500, settings: EpisodeSettings | None = None, grids: EpisodeSettings | None = None
+) -> Iterator[Row]:
+    """Mean tokens per episode by each way of scoring, episodes of one language each as `EpisodeBatches` pads them.
+
+    grids: settings of the same episodes as prefixes.
+    """
+    settings, grids = settings or EpisodeSettings(), grids or meta_training.EPISODES
     batches = EpisodeBatches(jax.random.key(0), 1, settings)
     queries = [jax.tree.map(lambda x: x[0], batches(step).query) for step in range(languages)]
     lengths, counts = zip(*map(_strings, queries), strict=True)
@@ -36,6 +43,12 @@ def rows(languages: int = 500, settings: EpisodeSettings | None = None) -> Itera
     note = f"{languages} languages; peer: all strings, over the means"
     yield Row(f"{NAME}/distinct", ours.mean(), unit, ratio_to_peer=every.mean() / ours.mean(), note=note)
     yield Row(f"{NAME}/distinct without padding", float(np.mean([own.sum() for own in lengths])), unit)
+    laid_out = EpisodeBatches(jax.random.key(0), 1, grids)
+    prefixes = [laid_out(step).query for step in range(languages)]
+    cells = np.array([(each.counts > 0).any((2, 3, 4)).sum() * each.tokens[0, 0].size for each in prefixes])
+    yield Row(f"{NAME}/prefixes in grids", cells.mean(), unit, ratio_to_peer=every.mean() / cells.mean(), note=note)
+    each_once = [float((each.tokens != PAD).sum()) for each in prefixes]
+    yield Row(f"{NAME}/prefixes without padding", float(np.mean(each_once)), unit)
     factors = every / ours
     yield Row(f"{NAME}/factor of the mean language", factors.mean(), "times", note=f"median {np.median(factors):.3g}")
 

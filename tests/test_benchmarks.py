@@ -268,8 +268,10 @@ class PretrainingTest(absltest.TestCase):
 class OtherBenchmarksTest(absltest.TestCase):
     def test_where_there_is_one_string_nothing_can_be_saved(self):
         settings = EpisodeSettings(1, 1, 1, 1, length=6, row_sizes=(1,), length_sizes=(6,))
-        every, tens, ours, bare, factor = distinct_strings.rows(3, settings)
+        grids = dataclasses.replace(settings, grid_times=(5,), grid_rows=(1,))
+        every, tens, ours, bare, in_grids, prefixes, factor = distinct_strings.rows(3, settings, grids)
         self.assertEqual((every.value, ours.value, ours.ratio_to_peer, factor.value), (5.0, 5.0, 1.0, 1.0))
+        self.assertEqual((in_grids.value, prefixes.value), (5.0, bare.value))  # a prefix before each predicted token
         self.assertEqual(tens.value, bare.value)
         self.assertLessEqual(bare.value, 5.0)
 

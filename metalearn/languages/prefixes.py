@@ -10,8 +10,8 @@ otherwise wherever there is room; a network goes through the times, each cell go
                             row 1               b
 
 In the backward pass a node adds up what its children hand it. For every cell to look up what it needs, and not to add
-to other cells (slow on a CPU), children of a node lie at different times: each adds what its next, later sibling hands
-it to its own, and the first hands the sum to the node.
+to other cells, children of a node lie at different times: each adds what its next, later sibling hands it to its own,
+and the first hands the sum to the node.
 """
 
 import heapq
