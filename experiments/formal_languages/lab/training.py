@@ -181,16 +181,11 @@ class Trainer:
             rate = training.inner_rate * RATES.get(kind.architecture, 1.0)
             process = meta_learning(model, rate, at_once=training.query_rows or None)
             objective = getattr(objectives, training.objective)(updates)
-            estimator = exact
+            estimator = exact if kind.training == "pre_trained" else estimator_named(kind.training)
             if kind.training == "pre_trained":
                 process, objective = pre_training(model), AT_ONCE
             elif kind.training == "displacement":
-                objective, estimator = (
-                    objectives.terminal(updates),
-                    estimator_named(kind.training),
-                )  # judged for the log
-            else:
-                estimator = estimator_named(kind.training)
+                objective = objectives.terminal(updates)  # it asks none: judged for the log
             self._loops[which] = outer_loops(
                 process,
                 objective,
