@@ -27,9 +27,9 @@ class Recipe(NamedTuple):
     descent: bool = False
 
 
-# The recipe of every algorithm that has no line of its own below. Finn et al. (2017), appendix A.1, for five ways; the
-# programs of T-Net and MT-Net (yoonholee/MT-net, experiments/*.sh) and of Meta-Curvature (seba-1511/meta-curvature,
-# README) have the same for training.
+# The recipe of every algorithm that has no line of its own below. Finn et al. (2017) for five ways: cbfinn/maml, main.py
+# (whose test on drawings goes on to 10 updates). The programs of T-Net and MT-Net (yoonholee/MT-net, experiments/*.sh)
+# and of Meta-Curvature (seba-1511/meta-curvature, README) have the same for training.
 _FINN = {"drawings": Recipe(0.4, 1, 3), "photographs": Recipe(0.01, 5, 10)}
 
 # ALFA, L2F and MeTAL are built on the program of MAML++, and for photographs their settings are the same
@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         # Only the outer rate is that of Nichol et al. (2018): their inner loop is Adam.
         "reptile": Recipe(0.1, 5, 10, 1.0, descent=True),
         "imaml": Recipe(0.1, 16, 16),  # Rajeswaran et al. (2019): aravindr93/imaml_dev, examples/README.md
-        "anil": Recipe(0.1, 5, 5),  # Raghu et al. (2020), where it is for 20 ways
+        "anil": Recipe(0.1, 5, 5),  # ours: what cbfinn/maml, main.py, has for 20 ways
         "boil": Recipe(0.4, 1, 1),  # ours: the rate of MAML, one update as for photographs
         "cavia": Recipe(1.0, 2, 2),  # ours: as for photographs
         "meta_sgd": Recipe(0.05, 1, 1),  # Li et al. (2017): one update, and rates begin at random in 0.005 .. 0.1
@@ -49,9 +49,12 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "unicorn_maml": Recipe(0.4, 1, 1),  # ours: the rate of MAML, and no further updates in the test, as theirs
         "maml_plus_plus": _PLUS_PLUS["drawings"],  # AntreasAntoniou/HowToTrainYourMAMLPytorch, experiment_config
         **dict.fromkeys(("alfa", "l2f", "metal"), _PLUS_PLUS["drawings"]),
+        "npbml": Recipe(0.1, 5, 5),  # Raymond et al. (2024) for Omniglot, but for their outer rate of 1e-5
     },
     "photographs": {
-        "reptile": Recipe(0.01, 8, 50, 1.0, descent=True),  # Nichol et al. (2018): 8 and 50 updates, of Adam
+        # openai/supervised-reptile, README: the transductive run with one shot, whose updates are Adam's and whose tasks
+        # have 15 images a class to learn from.
+        "reptile": Recipe(0.01, 15, 10, 1.0, descent=True),
         "imaml": Recipe(0.01, 10, 10),  # ours
         "boil": Recipe(0.5, 1, 1),  # Oh et al. (2021): HJ-Yoo/BOIL, run_4conv.sh
         "cavia": Recipe(1.0, 2, 2),  # Zintgraf et al. (2019): lmzintgraf/cavia, classification/arguments.py
@@ -63,14 +66,16 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "unicorn_maml": Recipe(0.1, 5, 5),
         "maml_plus_plus": _PLUS_PLUS["photographs"],  # as above
         **dict.fromkeys(("alfa", "l2f", "metal"), _PLUS_PLUS["photographs"]),
-        "gap": Recipe(0.01, 5, 10, 1e-4),  # Kang et al. (2023), whose scales learn at a rate of their own
+        "npbml": Recipe(0.01, 5, 5, 1e-5),  # Raymond et al. (2024), where encoders are pre-trained to the end
+        # Kang et al. (2023), whose scales learn at a rate of their own: Suhyun777/CVPR23-GAP, main.py
+        "gap": Recipe(0.01, 5, 10, 1e-4),
         "approximate_gap": Recipe(0.01, 5, 10, 1e-4),
     },
 }
 """By kind of data and algorithm; a line that names no source is ours. Fields of `TrainingSettings` override them.
 
-Repositories that are named were read; the lines of Finn et al. for drawings (3 updates in the test), Raghu et al.,
-Li et al., Nichol et al. for photographs and Kang et al. are from memory of their papers.
+Repositories that are named were read. Two values are from memory of the papers: that Finn et al. test on drawings after
+3 updates, and how Meta-SGD begins.
 """
 
 UNTRAINED = ("nearest_centroid",)
