@@ -27,8 +27,8 @@ class Recipe(NamedTuple):
     descent: bool = False
 
 
-# The recipe of every algorithm that has no line of its own below. Finn et al. (2017) for five ways: cbfinn/maml, main.py
-# (whose test on drawings goes on to 10 updates). The programs of T-Net and MT-Net (yoonholee/MT-net, experiments/*.sh)
+# The recipe of every algorithm that has no line of its own below. Finn et al. (2017), five ways: cbfinn/maml, main.py,
+# whose test on drawings goes on to 10 updates. The programs of T-Net and MT-Net (yoonholee/MT-net, experiments/*.sh)
 # and of Meta-Curvature (seba-1511/meta-curvature, README) have the same for training.
 _FINN = {"drawings": Recipe(0.4, 1, 3), "photographs": Recipe(0.01, 5, 10)}
 
@@ -52,8 +52,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "npbml": Recipe(0.1, 5, 5),  # Raymond et al. (2024) for Omniglot, but for their outer rate of 1e-5
     },
     "photographs": {
-        # openai/supervised-reptile, README: the transductive run with one shot, whose updates are Adam's and whose tasks
-        # have 15 images a class to learn from.
+        # openai/supervised-reptile, README: the transductive run with one shot; its updates are Adam's, its tasks have
+        # 15 images a class to learn from.
         "reptile": Recipe(0.01, 15, 10, 1.0, descent=True),
         "imaml": Recipe(0.01, 10, 10),  # ours
         "boil": Recipe(0.5, 1, 1),  # Oh et al. (2021): HJ-Yoo/BOIL, run_4conv.sh
