@@ -14,6 +14,7 @@
 | symbol     | name                                         |
 |------------|----------------------------------------------|
 | H          | units                                        |
+| W          | width of the vectors in a memory             |
 | h, c       | hidden and cell state, [batch, H]            |
 | i, f, g, o | input, forget, candidate and output gates    |
 """
@@ -71,7 +72,7 @@ def clipped_lstm(limit: float = 1.0, product: Product = jnp.matmul) -> Cell:
 
 
 class MemoryParams(NamedTuple):
-    """gates: of the Elman controller; read [H, H]: from the memory's front; action [H, 3], bias [3]; push [H, H]."""
+    """gates: of the Elman controller; read [W, H]: from the memory's front; action [H, 3], bias [3]; push [H, W]."""
 
     gates: Gates
     read: jax.Array
@@ -81,36 +82,37 @@ class MemoryParams(NamedTuple):
 
 
 class MemoryState(NamedTuple):
-    """hidden [batch, H]: of the controller; memory [batch, depth, H]; place [batch, depth + 1]: of a queue's end."""
+    """hidden [batch, H]: of the controller; memory [batch, depth, W]; place [batch, depth + 1]: of a queue's end."""
 
     hidden: jax.Array
     memory: jax.Array
     place: jax.Array
 
 
-def memory(kind: str, depth: int = 32, product: Product = jnp.matmul) -> Cell:
-    """An Elman controller with a differentiable stack or queue of H-vectors, `depth` deep.
+def memory(kind: str, depth: int = 32, width: int = 16, product: Product = jnp.matmul) -> Cell:
+    """An Elman controller with a differentiable stack or queue of `width`-vectors (W), `depth` deep.
 
-    At each step the controller reads the front, and a softmax says how much to push a vector, pop the front, or leave
-    all as it is; the new memory is that mixture. A stack pushes at the front (Joulin & Mikolov 2015). A queue pushes
-    behind its last element, whose place is a mixture too.
+    Vectors are narrow: the whole memory is rewritten at each step, and one of them holds but a symbol. At each step the
+    controller reads the front, and a softmax says how much to push a vector, pop the front, or leave all as it is; the
+    new memory is that mixture. A stack pushes at the front (Joulin & Mikolov 2015). A queue pushes behind its last
+    element, whose place is a mixture too.
 
     Raises:
-        ValueError: a kind other than "stack" or "queue", or a depth below 1.
+        ValueError: a kind other than "stack" or "queue", or a depth or width below 1.
     """
     if kind not in ("stack", "queue"):
         raise ValueError(f"kind={kind!r} is unknown; choose 'stack' or 'queue'")
-    if depth < 1:
-        raise ValueError(f"depth={depth} must be at least 1, the vectors that the {kind} holds")
+    if min(depth, width) < 1:
+        raise ValueError(f"depth={depth} and width={width} must be at least 1: vectors in the {kind} and their size")
 
     def init(key, units):
         gates_key, key = jax.random.split(key)
-        read, action, push = uniform(key, units, [(units, units), (units, 3), (units, units)])
+        read, action, push = uniform(key, units, [(width, units), (units, 3), (units, width)])
         return MemoryParams(init_gates(1)(gates_key, units), read, action, jnp.zeros(3), push)
 
     def start(units, batch, dtype):
         place = jnp.zeros((batch, depth + 1), dtype).at[:, 0].set(1)  # of the first free cell; a stack ignores it
-        return MemoryState(zeros(units, batch, dtype), jnp.zeros((batch, depth, units), dtype), place)
+        return MemoryState(zeros(units, batch, dtype), jnp.zeros((batch, depth, width), dtype), place)
 
     def step(params: MemoryParams, state, driven):
         h, cells, place = state

@@ -18,12 +18,12 @@ from metalearn.languages.transformer import transformer
 from tests.core.problems import compiled
 from tests.languages.slow_lstm import random_params, sigmoid
 
-UNITS, DEPTH, HEADS = 4, 3, 2
+UNITS, DEPTH, WIDTH, HEADS = 4, 3, 2, 2
 
 
 def model_of(name, layers=1):
     if name in ("stack", "queue"):  # shallow, so that it overflows in the tests
-        return recurrent(memory(name, DEPTH), VOCABULARY, UNITS, layers)
+        return recurrent(memory(name, DEPTH, WIDTH), VOCABULARY, UNITS, layers)
     if name == "transformer":  # short-sighted, for the same reason
         return recurrent(transformer(HEADS, DEPTH), VOCABULARY, 2 * UNITS, layers)
     return architecture(name, VOCABULARY, UNITS, layers)
@@ -151,7 +151,7 @@ class MemoryTest(parameterized.TestCase):
 
     @parameterized.parameters("stack", "queue")
     def test_is_a_stack_or_a_queue(self, kind):
-        cell, units, depth = memory(kind, 6), 5, 6
+        cell, units, depth = memory(kind, 6, 5), 5, 6
         params = cell.init(jax.random.key(0), units)
         # The first three inputs are wired to the three actions, the others say what is pushed.
         wire = jnp.zeros((units, units)).at[jnp.arange(units), jnp.arange(units)].set(3.0)
@@ -180,6 +180,8 @@ class MemoryTest(parameterized.TestCase):
             memory("heap")
         with self.assertRaisesRegex(ValueError, "depth=0"):
             memory("stack", 0)
+        with self.assertRaisesRegex(ValueError, "width=0"):
+            memory("stack", 3, 0)
 
 
 class TransformerTest(parameterized.TestCase):
