@@ -156,7 +156,11 @@ class ConditionsTest(parameterized.TestCase):
         self.assertLen(members, 3 * trained)
         for group in groups:
             self.assertLen({(n.architecture, n.training) for n, _ in group.members}, 1)
-            self.assertLessEqual(len(group.members), LAPTOP.training.together)
+            self.assertBetween(group.size, len(group.members), LAPTOP.training.together)
+            self.assertEqual(group.size % 2, 0)
+            self.assertLen(group.filled, group.size)
+        kinds = {(group.members[0][0].architecture, group.members[0][0].training, group.size) for group in groups}
+        self.assertLen(kinds, len({kind[:2] for kind in kinds}))  # one program each
         self.assertLen({group.name for group in groups}, len(groups))
 
     def test_all_is_adapted_once(self):
@@ -177,10 +181,11 @@ class TrainerTest(parameterized.TestCase):
 
     @parameterized.parameters("exact", "displacement", "pre_trained")
     def test_each_network_sees_its_own_source(self, kind):
-        config = override(SMOKE, {"model.units": 3, "training.steps": 2, "training.together": 4})
+        config = override(SMOKE, {"model.units": 3, "training.steps": 2, "training.together": 12, "seeds": 3})
         sources = training.Sources(config)
-        networks = [conditions.Network("elman", source, kind) for source in ("An", "AnBnCn")]
+        networks = [conditions.Network("elman", source, kind) for source in ("An", "AnBn", "AnBnCn")]
         (group,) = training.groups(config, networks)
+        self.assertEqual((len(group.members), group.size), (9, 10))
         with tempfile.TemporaryDirectory() as folder:
             run = lambda: training.Trainer(config, sources)(group, RunPaths(folder), Progress(2).part(0, 2, 2))
             states, _ = quietly(run)

@@ -30,8 +30,8 @@ class NetworkTraining:
     """Episodes of a network side by side ("vmap"), or one after the other ("map": faster and smaller on a CPU)."""
     query_rows: int = 0
     """Rows of the query scored side by side, their gradient accumulated; 0: all."""
-    together: int = 6
-    """Networks trained in one compiled call, spread over as many devices as divide their number."""
+    together: int = 12
+    """Networks trained in one compiled call, at most; spread over as many devices as divide their number."""
     checkpoint_every: int = 500
     """Outer steps between checkpoints."""
     log_every: int = 10
@@ -173,7 +173,7 @@ PRESETS = {
         seeds=3,
         model=ModelSettings(units=64),
         episodes=EpisodeSettings(2, 2, 10, 16, 28, row_sizes=(6, 8, 16), length_sizes=(28,), support_rows=(5, 7, 10)),
-        training=NetworkTraining(steps=500, tasks=4, checkpoint_every=50),
+        training=NetworkTraining(steps=300, tasks=4, checkpoint_every=50),
         pools=PoolsSettings(minimalist_per_bin=10, metagrammar_per_bin=20),
         adaptation=AdaptationSettings(length=52, group=28, learner_axis="map"),
     ),

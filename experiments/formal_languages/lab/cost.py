@@ -53,7 +53,7 @@ def training_flops(config: LabConfig, group: Group) -> float:
         "pre_trained": (3, 1),
     }[kind.training]
     episode = per_token * (inner * updates * support + 3 * judged * query)
-    return len(group.members) * training.steps * training.tasks * episode
+    return group.size * training.steps * training.tasks * episode
 
 
 def adaptation_flops(config: LabConfig, task: Task) -> float:
@@ -98,7 +98,7 @@ def describe(experiment: str, config: LabConfig) -> str:
     names = list(dict.fromkeys(condition.architecture for condition in conditions))
     sizes = {name: parameters(config, name) for name in names}
     largest = max(sizes.values())
-    together = max((len(group.members) for group in trained), default=0)
+    together = max((group.size for group in trained), default=0)
     updates, support, query = _tokens(config)
     flops = sum(training_flops(config, g) for g in trained), sum(adaptation_flops(config, t) for t in adapting)
     families = sorted({c.source.split(":")[0] for c in conditions if ":" in c.source})

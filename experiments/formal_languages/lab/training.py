@@ -36,26 +36,36 @@ class Group(NamedTuple):
     """Networks of one architecture and training that are trained in one compiled call.
 
     members: (network, seed) of each.
+    size: networks in the call; beyond the members it repeats the last, to no effect. All groups of one architecture and
+        training have the same, so that they share a program, and an even one, for two devices to divide.
     """
 
     name: str
     members: tuple[tuple[Network, int], ...]
+    size: int
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Each once, in order."""
         return tuple(dict.fromkeys(network.source for network, _ in self.members))
 
+    @property
+    def filled(self) -> tuple[tuple[Network, int], ...]:
+        """The members, and the last of them again up to `size`."""
+        return self.members + self.members[-1:] * (self.size - len(self.members))
+
 
 def groups(config: LabConfig, networks: Sequence[Network]) -> list[Group]:
     """All trainings of these networks. Those of source "none" need none."""
     kinds = dict.fromkeys((n.architecture, n.training) for n in networks if n.training != "none")
-    found, size = [], config.training.together
+    found, most = [], config.training.together
     for kind in kinds:
         alike = [n for n in networks if (n.architecture, n.training) == kind]
         members = [(network, seed) for network in alike for seed in range(config.seeds)]
-        for number, begin in enumerate(range(0, len(members), size)):
-            found.append(Group(f"{'_'.join(kind)}_{number}", tuple(members[begin : begin + size])))
+        share = -(-len(members) // -(-len(members) // most))  # of groups as equal as can be
+        size = min(share + share % 2, most)
+        for number, begin in enumerate(range(0, len(members), share)):
+            found.append(Group(f"{'_'.join(kind)}_{number}", tuple(members[begin : begin + share]), size))
     return found
 
 
@@ -137,14 +147,14 @@ class Trainer:
         self._loops: dict[tuple[str, str, int, int], OuterLoop] = {}
 
     def __call__(self, group: Group, paths: RunPaths, progress: Progress) -> OuterState:
-        """The states, leaves [members, ...] on the host, after training; goes on from `paths`."""
+        """The states, leaves [size, ...] on the host, after training; goes on from `paths`."""
         training, kind = self._config.training, group.members[0][0]
         weights = random_weights(self._config, kind.architecture)
-        starts = jax.tree.map(lambda x: x[np.array([seed for _, seed in group.members])], weights)
-        state = self._loop(kind, len(group.members), self._config.episodes.min_updates).init(starts)
+        starts = jax.tree.map(lambda x: x[np.array([seed for _, seed in group.filled])], weights)
+        state = self._loop(kind, group.size, self._config.episodes.min_updates).init(starts)
         key = jax.random.fold_in(jax.random.key(self._config.seed), 2**31 - 2)
-        keys = jnp.stack([jax.random.fold_in(key, seed) for _, seed in group.members])
-        place = np.array([group.sources.index(network.source) for network, _ in group.members])
+        keys = jnp.stack([jax.random.fold_in(key, seed) for _, seed in group.filled])
+        place = np.array([group.sources.index(network.source) for network, _ in group.filled])
         make = lambda step: stack_episodes([self._sources.batch(source, step) for source in group.sources])
         batches = Prefetched(make)
         names = [f"{network.source.replace(':', '_')}_{seed}" for network, seed in group.members]
