@@ -9,7 +9,7 @@ import optax
 import pytest
 from absl.testing import absltest
 
-from metalearn.core import objectives, outer_loop, task_mesh
+from metalearn.core import objectives, outer_loop, outer_loops, task_mesh
 from tests.core.problems import linear_regression
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -36,6 +36,16 @@ class ExportTest(absltest.TestCase):
         self.assertEqual(exported.platforms, PLATFORMS)
         self.assertEqual(exported.nr_devices, 1)
         chex.assert_trees_all_close(self.call(jax.jit(exported.call)), self.call(self.loop.step), rtol=1e-6)
+
+    def test_several_loops_lower_for_every_platform_and_compute_the_same(self):
+        problem = linear_regression()
+        mesh = task_mesh(jax.devices()[:1])
+        loops = outer_loops(problem.process(), objectives.terminal(problem.updates), optax.adam(0.1), mesh=mesh)
+        twice = lambda tree: jax.tree.map(lambda x: np.stack([x, x + np.float32(0.1)]), tree)
+        call = lambda function: function(loops.init(twice(self.meta)), twice(self.tasks), jax.random.split(self.key))
+        abstract = jax.eval_shape(lambda *arguments: arguments, *call(lambda *arguments: arguments))
+        exported = jax.export.export(loops.jitted, platforms=PLATFORMS)(*abstract)
+        chex.assert_trees_all_close(call(jax.jit(exported.call)), call(loops.step), rtol=1e-6)
 
     @pytest.mark.skipif(importlib.util.find_spec("flatbuffers") is None, reason="serialisation needs flatbuffers")
     def test_serialised_and_read_again(self):

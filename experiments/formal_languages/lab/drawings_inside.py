@@ -106,7 +106,7 @@ def draw_shifts(found: Sequence[Shifts], path: pathlib.Path) -> None:
             place.plot(of.deltas, of.deltas, color="black", linewidth=1.0, linestyle="--", label="a counter")
             for label, values, colour in (
                 ("along the counter", of.moved, COLOURS[0]),
-                ("in a random direction", of.random, NOTHING),
+                ("in random directions, either way", of.random * np.sign(of.deltas), NOTHING),
             ):
                 mean, half = mean_over_seeds(values)
                 place.errorbar(of.deltas, mean, half, marker="o", capsize=3, color=colour, label=label)

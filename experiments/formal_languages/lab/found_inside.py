@@ -56,7 +56,7 @@ class Shifts(NamedTuple):
     """How far the predicted end of a string moves when a counter is shifted.
 
     deltas: [D] added to the counter. moved: [S, D], in symbols, mean over openings; NaN where the string never ends.
-    random: the same for a random direction in state space.
+    random: [S, D], how far it moves, either way, if as much is added in random directions of state space.
     """
 
     title: str

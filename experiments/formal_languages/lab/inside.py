@@ -4,7 +4,7 @@ A probe reads counters from the state of a network. Whether the network uses wha
 the units that weigh most in it, and by shifting the counter and watching where strings then end.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,8 +40,8 @@ from metalearn.run import Progress
 COUNTED = ("AnBn", "AnBnCn", "Dyck")
 # How a counter is raised, and by which symbol it is counted down to the end of the string.
 _RAISED = {"AnBn": ("a", "b"), "Dyck": ("(", ")")}
-_OPENINGS, _DELTAS = (5, 8, 12), (-3, -2, -1, 1, 2, 3)
-_ALONG: tuple[Literal["pattern", "random"], ...] = ("pattern", "random")
+_OPENINGS, _DELTAS = (5, 8, 12, 20), (-3, -2, -1, 1, 2, 3)  # the last beyond what networks learn from
+_RANDOM = 8  # directions to compare with
 
 Found = dict[tuple[str, str], tuple[Probe, ProbeScores]]
 """(stage, language) -> its probes."""
@@ -167,21 +167,23 @@ def _ablations(
 def _shifts(looked: _Looked, name: str, probes: Found) -> Shifts:
     """How much later strings end when the counter is raised after the opening half."""
     probe, (up, down) = probes["adapted", name][0], _RAISED[name]
-    moved = {
-        along: shift_counter(
+
+    def moved(arrow: np.ndarray) -> np.ndarray:
+        return shift_counter(
             looked.model,
             looked.at("adapted", name),
-            direction(probe, along=along),
+            arrow,
             [up * n for n in _OPENINGS],
             down,
             alphabet=NINE[name].language.alphabet,
             deltas=_DELTAS,
         ).moved
-        for along in _ALONG
-    }
+
     # Of an opening after which a network never stops, nothing is known.
-    means = {along: np.ma.masked_invalid(values).mean(1).filled(np.nan) for along, values in moved.items()}
-    return Shifts(f"{looked.title}, adapted to {name}", np.array(_DELTAS), means["pattern"], means["random"])
+    mean = lambda values, axes: np.ma.masked_invalid(values).mean(axes).filled(np.nan)
+    others = np.stack([moved(direction(probe, along="random", seed=seed)) for seed in range(_RANDOM)])
+    title = f"{looked.title}, adapted to {name}"
+    return Shifts(title, np.array(_DELTAS), mean(moved(direction(probe)), 1), mean(abs(others), (0, 2)))
 
 
 def _lengths(config: LabConfig, targets: Targets, looked: _Looked, name: str) -> Lengths:
