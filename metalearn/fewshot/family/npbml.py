@@ -112,6 +112,10 @@ class Procedure:
 
     setting: Setting
     biases: Biases
+    warp: Callable[[jax.Array, Any], jax.Array] = conv3x3
+    """(maps, a warp's kernel) -> maps; replace it, as the next, to look inside."""
+    modulate: Callable[[Dense, jax.Array, jax.Array], jax.Array] = modulated
+    """(film, condition, maps) -> maps, for maps of the encoder and of warps."""
 
     def __post_init__(self) -> None:
         """Checks what `Biases` alone cannot."""
@@ -308,18 +312,18 @@ class Procedure:
         """Modulation and warps within a block, whose input was `entered`."""
         film, warps = acting.film[number], acting.warps[number]
         if place == "normalised" and which < len(film):
-            return modulated(film[which], self._condition(entered), maps)
+            return self.modulate(film[which], self._condition(entered), maps)
         if place == "convolved" and self.biases.warp_place == "convolution" and which < len(warps):
             return self._warped(warps[which], maps, None)[0]
         return maps
 
     def _warped(self, warp: Warp, maps: jax.Array, moments: Moments | None) -> tuple[jax.Array, Moments | None]:
         """Maps after a warp, and what normalised them, if anything did."""
-        out = conv3x3(maps, warp.kernel)
+        out = self.warp(maps, warp.kernel)
         if self.biases.warp_norm:
             filters = out.shape[-1]
             out, moments = normalise(out, Norm(jnp.ones(filters, out.dtype), jnp.zeros(filters, out.dtype)), moments)
-        return (out if warp.film is None else modulated(warp.film, self._condition(maps), out)), moments
+        return (out if warp.film is None else self.modulate(warp.film, self._condition(maps), out)), moments
 
     def _condition(self, maps: jax.Array) -> jax.Array:
         return maps if self.biases.film_input == "maps" else maps.mean((1, 2), keepdims=True)
