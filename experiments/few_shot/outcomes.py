@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,16 +98,20 @@ def outcome(
     )
 
 
-def at_equal_seconds(outcomes: Outcomes) -> dict[str, float]:
+def at_equal_seconds(outcomes: Outcomes, before: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
     """Validation accuracy of what each algorithm had kept when the fastest of them had done all its outer steps.
 
     Seconds are outer steps times their median duration, so neither compiling nor validation counts. NaN for an
     algorithm that had not been validated yet, or was not trained.
+
+    Args:
+        before: seconds by name that went by before the first outer step; where there is no entry, none.
     """
-    ends = [of.steps[-1] * of.seconds for of in outcomes.values() if len(of.steps)]
+    clocks = {name: before.get(name, 0.0) + of.steps * of.seconds for name, of in outcomes.items()}
+    ends = [clock[-1] for clock in clocks.values() if len(clock)]
     reached = {}
     for name, of in outcomes.items():
-        done = of.steps * of.seconds <= min(ends, default=0.0) * (1 + 1e-9)
+        done = clocks[name] <= min(ends, default=0.0) * (1 + 1e-9)
         reached[name] = float(of.kept[:, done][:, -1].mean()) if done.any() else np.nan
     return reached
 
@@ -136,7 +141,7 @@ def costs_of(of: Outcome) -> dict[str, Any]:
     }
 
 
-def shown(table: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
+def as_text(table: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
     """A table for a terminal. columns: name -> format, or nothing for text."""
     cells = [list(columns), *([_cell(row[column], form) for column, form in columns.items()] for row in table)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.few_shot.config import UNTRAINED, Config
-from experiments.few_shot.outcomes import Outcomes, at_equal_seconds, costs_of, interval, shown
+from experiments.few_shot.outcomes import Outcomes, as_text, at_equal_seconds, costs_of, interval
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge
 from metalearn.run.intervals import t_interval
 
@@ -130,7 +130,7 @@ def summary(config: Config, table: list[dict[str, Any]]) -> str:
         f"{_about(config)}; {config.test_episodes} test episodes. Accuracies in %, intervals 1.96 s / sqrt(n); seconds "
         f"of an outer step of {config.training.tasks} tasks; at_equal_seconds: in validation, when the fastest was done"
     )
-    return f"{about}\n{shown(table, _SHOWN)}"
+    return f"{about}\n{as_text(table, _SHOWN)}"
 
 
 def _about(config: Config) -> str:

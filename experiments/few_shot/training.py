@@ -38,15 +38,15 @@ class Repetition:
     def __init__(self, config: Config, data: Data, number: int):
         """number: of the repetition, from 0."""
         self._config, self._data, self.number = config, data, number
-        self._key = jax.random.fold_in(jax.random.key(config.seed), number)
+        self.key = jax.random.fold_in(jax.random.key(config.seed), number)
         self._mesh = task_mesh(tasks=config.training.tasks)
         self.start = NO_START
         self._episodes: EpisodeBatches | None = None
 
     def pretrain(self, paths: RunPaths) -> None:
         """Pre-trains the encoder from which the algorithms then start."""
-        key = jax.random.fold_in(self._key, _PRETRAINING)
-        self.start = pretrained(self._config, self._data, key, paths, self._validated)
+        key = jax.random.fold_in(self.key, _PRETRAINING)
+        self.start = pretrained(self._config, self._data, key, paths, self.validated)
 
     def __call__(self, name: str, of: Contestant, paths: RunPaths) -> np.ndarray:
         """Accuracies on the test episodes after 0, 1, .. K inner updates, [episodes, K + 1]; goes on from `paths`."""
@@ -61,7 +61,7 @@ class Repetition:
 
     def trained(self, name: str, of: Contestant, paths: RunPaths) -> Any:
         """The meta-parameters that did best in validation; goes on from the checkpoints in `paths`."""
-        training, meta = self._config.training, of.training.init(jax.random.fold_in(self._key, 0))
+        training, meta = self._config.training, of.training.init(jax.random.fold_in(self.key, 0))
         if of.optimizer is None:
             return meta
         if self._episodes is None:
@@ -76,9 +76,9 @@ class Repetition:
             task_axis=training.task_axis,
             mesh=self._mesh,
         )
-        key = jax.random.fold_in(self._key, 1)
+        key = jax.random.fold_in(self.key, 1)
         outer = loop.init(meta)
-        place = lambda tasks: of.shown(shard_tasks(tasks, self._mesh))
+        place = lambda tasks: shard_tasks(of.shown(shard_tasks(tasks, self._mesh)), self._mesh)
         outer_step = _compiled(loop, (outer, place(episodes(0)), key), paths)
         nothing = replicate(jnp.float32(-jnp.inf), self._mesh)
         state = TrainState(outer, replicate(outer.meta, self._mesh), nothing, replicate(nothing, self._mesh))
@@ -88,7 +88,7 @@ class Repetition:
             done = index + 1
             state = state._replace(outer=outer)
             if done % training.validate_every == 0 or done == training.steps:
-                reached = self._validated(of.judge, outer.meta, of.shown)
+                reached = self.validated(of.judge, outer.meta, of.shown)
                 state = _keep_best(state, replicate(jnp.float32(reached), self._mesh))
             shown = {"loss": metrics["losses"][-1], "accuracy": metrics["accuracy"][-1]}
             return state, shown | {name: metrics[name] for name in ("gradient_norm", "skipped", "skipped_in_a_row")}
@@ -108,7 +108,7 @@ class Repetition:
         )
         return final.best
 
-    def _validated(self, judge: Judge, meta: Any, shown: Callable[[Episode], Any] = unchanged) -> float:
+    def validated(self, judge: Judge, meta: Any, shown: Callable[[Episode], Any] = unchanged) -> float:
         """Mean accuracy on the validation episodes after the last inner update."""
         count = self._config.validation_episodes
         return float(self._judged(judge, meta, self._data.validation, count, shown)[:, -1].mean())
@@ -126,7 +126,7 @@ class Repetition:
         meta = replicate(meta, self._mesh)
         rows: list[np.ndarray] = []
         for number in range(-(-count // self._config.training.tasks)):
-            episodes = shown(shard_tasks(batches(number), self._mesh))
+            episodes = shard_tasks(shown(shard_tasks(batches(number), self._mesh)), self._mesh)
             rows.append(np.asarray(judge(meta, episodes), np.float64))
             if progress is not None:
                 progress.update(min(count, (number + 1) * self._config.training.tasks), accuracy=rows[-1][:, -1].mean())

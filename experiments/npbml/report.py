@@ -80,7 +80,7 @@ def full(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
             "NPBML is as accurate as published",
             f"Raymond et al. 2024, tables 1 and 2 ({published} %)",
             f"test accuracy, {whose}",
-            above=(_number(published) - 2) / 100,
+            above=(number(published) - 2) / 100,
         )
         verdicts.append(judge(reached, samples, method=method))
     with figure(paths.figure("full"), columns=2) as ((by_update, by_step),):
@@ -89,7 +89,7 @@ def full(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
             mean_with_band(by_step, of.outcome.steps, 100 * of.outcome.validated)
         by_step.set(xlabel="outer steps", ylabel="validation accuracy (%)", title="Meta-training")
         if published:
-            by_update.axhline(_number(published), color="black", linestyle=":", label="published")
+            by_update.axhline(number(published), color="black", linestyle=":", label="published")
         by_update.legend()
         by_update.figure.suptitle(about(config), fontsize=10)
     return Report(table(config, found), COLUMNS, verdicts, rows_result(found))
@@ -112,10 +112,16 @@ def half_width(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()) - low, high - float(values.mean())
 
 
-def table(config: Config, found: Mapping[str, Found], paper_table: str = "") -> list[dict[str, Any]]:
-    """A row for each row of the experiment, in its order; accuracies in %."""
+def table(
+    config: Config, found: Mapping[str, Found], paper_table: str = "main", before: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each row of the experiment, in its order; accuracies in %.
+
+    Args:
+        before: as of `at_equal_seconds`.
+    """
     outcomes: Outcomes = {name: of.outcome for name, of in found.items()}
-    equal = at_equal_seconds(outcomes)
+    equal = at_equal_seconds(outcomes, before or {})
     rows = []
     for name, (row, of, _) in found.items():
         low, high = t_interval(of.by_seed)
@@ -127,7 +133,7 @@ def table(config: Config, found: Mapping[str, Found], paper_table: str = "") -> 
                 "accuracy": 100 * of.by_episode.mean(),
                 "interval": 100 * interval(of.by_episode),
                 "across_seeds": 100 * float(high - low) / 2 if config.seeds > 1 else np.nan,
-                "published": published_for(config, paper_table or "main", name),
+                "published": published_for(config, paper_table, name),
                 "at_equal_seconds": 100 * equal[name],
                 **costs_of(of),
                 "outer_rate": config.outer.rate,
@@ -205,5 +211,6 @@ def published_for(config: Config, paper_table: str, name: str) -> str:
     return published().get((paper_table, config.few_shot.dataset, sizes.shots, config.encoder.name, name), "")
 
 
-def _number(cell: str) -> float:
+def number(cell: str) -> float:
+    """The mean in "57.49 ± 0.83"."""
     return float(cell.split()[0])

@@ -2,13 +2,16 @@
 
 import dataclasses
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from experiments.few_shot.contestants import NO_START, Contestant, Start, judge, unchanged
 from experiments.npbml.config import Config
 from metalearn.fewshot.encoders import Encoder
-from metalearn.fewshot.family import Setting, algorithm
+from metalearn.fewshot.episodes import Episode
+from metalearn.fewshot.family import Setting
 from metalearn.fewshot.family.biases import LOSSES, TABLE_3, TABLE_4, Biases
+from metalearn.fewshot.family.npbml import npbml
 from metalearn.run import ConfigError
 
 
@@ -62,6 +65,8 @@ def rows_of(config: Config, experiment: str) -> tuple[Row, ...]:
         )
     if experiment == "implicit":
         _check(config.biases, ["warps", *LOSSES, "film"])
+        if config.biases.film == "losses":
+            raise ConfigError('implicit looks at how maps are modulated: set biases.film to "encoder" or "both"')
     return (Row("NPBML", config.biases, config.normalisation),)
 
 
@@ -84,30 +89,33 @@ def _check(biases: Biases, components: list[str]) -> None:
         raise ConfigError(f"this experiment is about {', '.join(missing)}: set biases.{missing[0]}")
 
 
-def contestant(config: Config, row: Row, encoder: Encoder, start: Start, shown=unchanged) -> Contestant:
+def contestant(
+    config: Config, row: Row, encoder: Encoder, start: Start, shown: Callable[[Episode], Any] = unchanged
+) -> Contestant:
     """The row as something that can be trained and tested.
 
     Args:
         shown: as of `Contestant`.
     """
     recipe = config.recipe
-
-    def build(updates: int):
-        setting = Setting(
-            encoder,
-            config.episodes.ways,
-            updates,
-            recipe.inner_rate,
-            row.normalisation,
-            start.statistics if row.normalisation == "running" else None,
-            start.params if row.pretrained else None,
-            config.training.inner_gradient,
-        )
-        return algorithm("npbml", setting, biases=row.biases)
-
+    build = lambda updates: npbml(setting_of(config, row, encoder, start, updates), row.biases)
     optimizer = config.outer.optimizer() if row.trained else None
     test = build(recipe.test_updates)
     return Contestant(recipe, build(recipe.updates), test, optimizer, judge(test), shown)
+
+
+def setting_of(config: Config, row: Row, encoder: Encoder, start: Start, updates: int) -> Setting:
+    """What NPBML is told, for that many inner updates."""
+    return Setting(
+        encoder,
+        config.episodes.ways,
+        updates,
+        config.recipe.inner_rate,
+        row.normalisation,
+        start.statistics if row.normalisation == "running" else None,
+        start.params if row.pretrained else None,
+        config.training.inner_gradient,
+    )
 
 
 def for_sizes(config: Config, row: Row, encoder: Encoder) -> Contestant:

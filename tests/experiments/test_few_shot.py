@@ -378,6 +378,9 @@ class ReportTest(parameterized.TestCase):
         found = outcomes.at_equal_seconds(of)
         self.assertEqual((found["slow"], found["fast"]), (0.5, 0.5))
         self.assertTrue(np.isnan(found["slower"]) and np.isnan(found["untrained"]))
+        # "fast" is now done after 75 s, when "slow", from 40 s on, has been validated once (after 60 s).
+        found = outcomes.at_equal_seconds({name: of[name] for name in ("slow", "fast")}, {"slow": 40.0, "fast": 30.0})
+        self.assertEqual((found["slow"], found["fast"]), (0.3, 0.5))
 
     def test_published(self):
         config = PRESETS["paper_photographs"]

@@ -166,7 +166,7 @@ class Procedure:
             meta["film"] = by_block(biases.film_blocks, layers, films)
         inputs = dict.fromkeys(("inductive", "transductive"), 2 * self.setting.ways + 1)
         inputs["regulariser"] = STATISTICS * len(jax.tree.leaves(self.start(meta)))
-        nets = {self._net(term) for term in LOSSES if getattr(biases, term)}
+        nets = {self.net(term) for term in LOSSES if getattr(biases, term)}
         if nets:
             modulates = biases.film in ("losses", "both")
             net = lambda name: init_loss_net(keys[name], inputs[name], film=modulates, biases=biases.biases)
@@ -219,7 +219,7 @@ class Procedure:
         support, query = self._features(meta, params, seen.adapting, self._joint)
         logits = logits_of(params["head"], support)
         found = {"base": cross_entropy(logits, task.support_y)}
-        judge = lambda term, rows: loss_net(meta["losses"][self._net(term)], rows, biases.loss_output)
+        judge = lambda term, rows: loss_net(meta["losses"][self.net(term)], rows, biases.loss_output)
         if biases.inductive:
             labels = jax.nn.one_hot(task.support_y, ways, dtype=logits.dtype)
             found["inductive"] = judge("inductive", rows_of(logits, labels)).mean()
@@ -239,6 +239,10 @@ class Procedure:
             found["regulariser"] = judge("regulariser", statistics)
         return found
 
+    def net(self, term: str) -> str:
+        """The network of a learned term, by its name among meta["losses"]."""
+        return "inductive" if term == "transductive" and self.biases.transductive_net == "shared" else term
+
     def predicted(self, meta: Meta, params: Any, seen: Seen) -> jax.Array:
         """Logits [queries, ways] of the query images after adaptation."""
         _, query = self._features(meta, params, seen.judging, self._joint_end)
@@ -255,10 +259,6 @@ class Procedure:
     @property
     def _modulates(self) -> bool:
         return self.biases.film in ("encoder", "both")
-
-    def _net(self, term: str) -> str:
-        """The network of a term."""
-        return "inductive" if term == "transductive" and self.biases.transductive_net == "shared" else term
 
     def _acting(self, meta: Meta, params: Any) -> Acting:
         joined = lambda name, blocks: (*blocks[: self.first], *params[name]) if name in params else blocks
