@@ -13,6 +13,7 @@ exists, and they are NaN: so for blocks at the first step, if all ways begin at 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,8 +40,8 @@ def looked_inside(procedure: Procedure, updates: int) -> Callable[[Any, Any], di
     """(meta, task) -> what adaptation to one task is like.
 
     states: [K + 1], accuracy on the query set.
-    step_size, alignment: [K], at the states before each update; block_step_size: [K, blocks + 1], of the weights of each
-        block that moves and of the head.
+    step_size, alignment: [K], at the states before each update.
+    block_step_size: [K, blocks + 1], of the weights of each block that moves, and of the head.
     terms: [K, 3], lengths of the gradients of L^S, L^Q and R, relative to that of cross-entropy.
     pull: [K], lambda.
     warp_rate, warp_alignment: [K, warps], of blocks that move, in the order in which maps go through them.
@@ -60,7 +61,7 @@ def looked_inside(procedure: Procedure, updates: int) -> Callable[[Any, Any], di
         def step(state: tuple[Any, Any], _: None):
             params, memory = state
             found, backward = jax.vjp(terms, params, _probes(meta))
-            only = lambda name: {term: jnp.ones(()) * (name in (term, "M")) for term in found}
+            only = lambda name: {term: jnp.full_like(value, name in (term, "M")) for term, value in found.items()}
             gradients = {name: backward(only(name))[0] for name in (*found, "base")}
             whole, probes = backward(only("M"))
             base = gradients["base"]
@@ -117,7 +118,7 @@ watched.defvjp(_forward, _backward)
 
 
 def _probes(meta: Any) -> Any:
-    return tuple(tuple(jnp.zeros(3) for _ in block) for block in meta["warps"])
+    return tuple(tuple(jnp.zeros(3, warp.kernel.dtype) for warp in block) for block in meta["warps"])
 
 
 def _probed(meta: Any, probes: Any) -> Any:
@@ -181,4 +182,4 @@ def all_inside(procedure: Procedure, updates: int, meta: Any, batches: Iterable[
     look = jax.jit(jax.vmap(looked_inside(procedure, updates), in_axes=(None, 0)))
     rows = [jax.device_get(look(meta, episodes)) for episodes in batches]
     found = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    return found | {"landscape": jax.device_get(landscape(procedure, meta))}
+    return found | {"landscape": jax.device_get(jax.jit(functools.partial(landscape, procedure))(meta))}

@@ -34,7 +34,7 @@ from metalearn.fewshot.encoders import four_conv
 from metalearn.fewshot.family import PAPER
 from metalearn.fewshot.family.biases import LOSSES, TABLE_3
 from metalearn.fewshot.family.npbml import Procedure, npbml
-from metalearn.fewshot.relation import relation_network
+from metalearn.fewshot.relation import RelationNetwork
 from metalearn.run import ConfigError, launching, read_csv
 from metalearn.run.config import override
 from tests.fewshot import tiny
@@ -46,14 +46,22 @@ SCORED = override(SMOKE, {"biases.scores": "given", "seeds": "1"})
 LAST = SMOKE.biases
 
 
-class RunTest(absltest.TestCase):
-    """ "full" in one go, and interrupted and resumed; "implicit" with a relation network."""
+class LittleCase(parameterized.TestCase):
+    """Programs are compiled quickly rather than well, and cached in a folder of the class, `common`."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.common = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
         compile_little(cls, str(cls.common / "cache"))
+
+
+class RunTest(LittleCase):
+    """ "full" in one go, and interrupted and resumed; "implicit" with a relation network."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
         small = functools.partial(four_conv, blocks=2, convolution="direct")  # compiles fastest
         cls.enterClassContext(mock.patch.object(few_shot_config, "four_conv", small))
         cls.whole, cls.resumed, cls.inside = (cls.common / name for name in ("whole", "resumed", "inside"))
@@ -204,7 +212,7 @@ class MockedTest(FolderCase):
         self.assertTrue(all(verdict["holds"] for verdict in result["claims"]))
 
 
-class RowsTest(parameterized.TestCase):
+class RowsTest(LittleCase):
     def test_fairness(self):
         rows = rows_of(SMOKE, "fairness")
         self.assertLen({row.stage for row in rows}, 12)
@@ -216,6 +224,7 @@ class RowsTest(parameterized.TestCase):
 
     def test_strict_induction(self):
         """One query image more or less changes nothing for the others; under joint normalisation it does."""
+        self.enter_context(jax.enable_x64(True))
         task = tiny.new_task()
         shorter = task._replace(query_x=task.query_x[:-1], query_y=task.query_y[:-1])
         config = override(SMOKE, {"episodes.ways": str(tiny.WAYS)})
@@ -224,6 +233,7 @@ class RowsTest(parameterized.TestCase):
             of = npbml(setting, row.biases)
             meta = tiny.randomised(of.init(jax.random.key(0)), scale=0.1)
 
+            @jax.jit
             def logits(task, setting=setting, row=row, of=of, meta=meta):
                 state = of.process.init(meta, task, jax.random.key(0))
                 state = of.process.step(meta, state, (), task)
@@ -264,10 +274,11 @@ def picking(net, inputs, weight):
     )
 
 
-class InsideTest(parameterized.TestCase):
+class InsideTest(LittleCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
+        cls.enterClassContext(jax.enable_x64(True))
         cls.procedure = last_block()
         cls.task = tiny.new_task()
         random = tiny.randomised(cls.procedure.init(jax.random.key(0)), scale=0.3)
@@ -338,7 +349,7 @@ class InsideTest(parameterized.TestCase):
         self.assertLen(found["embedding"], 4 * tiny.ENCODER.filters[-1])
 
     def test_landscape(self):
-        found = np.asarray(landscape(self.procedure, self.meta))
+        found = np.asarray(jax.jit(functools.partial(landscape, self.procedure))(self.meta))
         margin, others = np.array(MARGINS), tiny.WAYS - 1
         share = others / (np.exp(margin) + others)
         for way in range(tiny.WAYS):
@@ -350,12 +361,14 @@ class InsideTest(parameterized.TestCase):
 
 class RelationTest(absltest.TestCase):
     def test_squared_error(self):
+        self.enter_context(jax.enable_x64(True))
         task = tiny.new_task()
-        network = relation_network(tiny.WAYS, (2, 2), 1, tiny.SIZE, convolution="direct")
-        params = network.init(jax.random.key(0))
-        scores = np.asarray(network.scores(params, task))
-        slow = np.mean([(scores[q, k] - (task.query_y[q] == k)) ** 2 for q in range(len(scores)) for k in range(3)])
-        self.assertAlmostEqual(float(relation.squared_error(network, params, task)), slow)
+        scores = np.random.default_rng(0).uniform(size=(len(task.query_y), tiny.WAYS))
+        network = RelationNetwork(lambda key: (), lambda params, episode: params * scores)
+        slow = np.mean(
+            [(scores[q, k] - (task.query_y[q] == k)) ** 2 for q in range(len(scores)) for k in range(tiny.WAYS)]
+        )
+        self.assertAlmostEqual(float(relation.squared_error(network, 1.0, task)), slow)
 
 
 class CostTest(parameterized.TestCase):
@@ -374,7 +387,7 @@ class CostTest(parameterized.TestCase):
         np.testing.assert_array_equal(warped[:-1], plain[:-1])
         self.assertEqual(warped[-1], 2 * plain[-1])
 
-    @parameterized.product(name=EXPERIMENTS, preset=PRESETS)
+    @parameterized.product(name=list(EXPERIMENTS), preset=list(PRESETS))
     def test_dry_run_prints_sizes_and_computes_nothing(self, name, preset):
         config = EXPERIMENTS[name].presets[preset]
         with tempfile.TemporaryDirectory() as folder, mock.patch.object(Data, "__init__", side_effect=AssertionError):
