@@ -115,7 +115,8 @@ def _draw_landscape(config: Config, values: np.ndarray, paths: RunPaths) -> None
                 (slope, values[:, which, :, :, 1]),
             ):
                 curves = curves.reshape(-1, len(MARGINS))
-                axes.plot(MARGINS, curves.mean(0), color=colour, linestyle=line, label=name)
+                above = 4 - which  # what is dashed is drawn above what it may coincide with
+                axes.plot(MARGINS, curves.mean(0), color=colour, linestyle=line, label=name, zorder=above)
                 axes.fill_between(MARGINS, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
         level.set(xlabel="logit margin of the right class", ylabel="loss (nats), less that at 0", title="Learned loss")
         slope.set(xlabel="logit margin of the right class", ylabel="slope (nats)", title="Its slope")
@@ -150,6 +151,7 @@ def _draw_rates(config: Config, inside: Mapping[str, np.ndarray], paths: RunPath
         cosines.set(title="How much a rate explains", ylabel="cosine")
         for panel in axes.flat:
             panel.set_xlabel("before update")
+            panel.set_xlim(0.7, inside["step_size"].shape[2] + 0.3)
             panel.xaxis.get_major_locator().set_params(integer=True)
             if len(panel.lines) > 2:
                 panel.legend(fontsize=8)

@@ -44,6 +44,7 @@ from tests.run.small_runs import compile_little, quietly
 SMOKE = PRESETS["smoke"]
 SCORED = override(SMOKE, {"biases.scores": "given", "seeds": "1"})
 LAST = SMOKE.biases
+CHEAP = dataclasses.replace(SMOKE, seeds=1, biases=LAST.only())  # nearly all of the time goes into compiling
 
 
 class LittleCase(parameterized.TestCase):
@@ -65,7 +66,7 @@ class RunTest(LittleCase):
         small = functools.partial(four_conv, blocks=2, convolution="direct")  # compiles fastest
         cls.enterClassContext(mock.patch.object(few_shot_config, "four_conv", small))
         cls.whole, cls.resumed, cls.inside = (cls.common / name for name in ("whole", "resumed", "inside"))
-        config = dataclasses.replace(SMOKE, seeds=1)
+        config = CHEAP
         cls.result, cls.printed = quietly(lambda: experiment.run("full", config, cls.whole))
         keep, calls = training._keep_best, []
 
@@ -99,8 +100,7 @@ class RunTest(LittleCase):
 
     def test_a_finished_run_does_nothing(self):
         with mock.patch.object(Data, "__init__", side_effect=AssertionError):
-            config = dataclasses.replace(SMOKE, seeds=1)
-            result, printed = quietly(lambda: experiment.run("full", config, self.whole))
+            result, printed = quietly(lambda: experiment.run("full", CHEAP, self.whole))
         self.assertEqual(result, self.result)
         self.assertIn("is finished", printed)
 
