@@ -18,8 +18,10 @@ import numpy as np
 
 from experiments.few_shot import report
 from experiments.few_shot.config import PRESETS, Config
+from experiments.few_shot.contestants import contestant, for_sizes
 from experiments.few_shot.cost import describe
 from experiments.few_shot.data import Data
+from experiments.few_shot.outcomes import outcome, write_table
 from experiments.few_shot.training import Repetition
 from metalearn.run import RunDirectory, RunPaths, Stages, launch
 from metalearn.run.claims import table as claims_table
@@ -39,11 +41,17 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             return paths.load_result()
         accuracies = _trained_and_tested(config, data, paths)
         outcomes = {
-            name: report.outcome(config, data.encoder, data.shape, np.stack(accuracies[name]), name, paths)
+            name: outcome(
+                config,
+                for_sizes(config, name, data.encoder),
+                data.shape,
+                np.stack(accuracies[name]),
+                [report.stage_of(paths, name, seed) for seed in range(config.seeds)],
+            )
             for name in config.names
         }
         table = report.rows(config, outcomes)
-        report.write_table(paths, table)
+        write_table(paths, table)
         report.draw(paths, config, outcomes)
         verdicts = report.verdicts(config, outcomes)
         paths.finish(report.result(config, outcomes, verdicts))
@@ -67,7 +75,8 @@ def _trained_and_tested(config: Config, data: Data, paths: RunPaths) -> dict[str
                 repetition.pretrain(paths.stage(f"pretraining_{seed}"))
         for name in config.names:
             with stages.stage(label(name, seed)):
-                accuracies[name].append(repetition(name, report.stage_of(paths, name, seed)))
+                of = contestant(config, name, data.encoder, repetition.start)
+                accuracies[name].append(repetition(name, of, report.stage_of(paths, name, seed)))
     return accuracies
 
 

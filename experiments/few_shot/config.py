@@ -130,11 +130,9 @@ class PretrainingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """Meta-training. A field that is none takes the algorithm's published value, see RECIPES."""
+class LoopSettings:
+    """The loops of meta-training, whatever the outer optimiser. A field that is none takes the published value."""
 
-    steps: int = 60_000
-    """Outer steps; 60,000 in Finn et al."""
     tasks: int = 4
     """Episodes in an outer step, spread over as many devices as divide it; Finn et al.: 32 for Omniglot, and 4 (one
     shot) or 2 (five shots) for photographs."""
@@ -144,10 +142,6 @@ class TrainingSettings:
     """Inner updates in training, for all algorithms."""
     test_updates: int | None = None
     """Inner updates in validation and test; algorithms that learn something about each update stay with `updates`."""
-    outer_rate: float | None = None
-    """Learning rate of the outer loop, for all algorithms."""
-    outer_schedule: Literal["constant", "cosine"] = "constant"
-    """How Adam's rate goes on: as it is, or down to a hundredth of it along a cosine, as for MAML++ on Omniglot."""
     memory: Literal["residuals", "recompute", "segments"] = "recompute"
     """What the unroll keeps for the backward pass."""
     task_axis: Literal["vmap", "map"] = "vmap"
@@ -162,6 +156,18 @@ class TrainingSettings:
     """Outer steps between rows of metrics.csv."""
     max_nonfinite_in_a_row: int = 10
     """Outer steps in a row whose meta-gradient may be NaN or infinite before the run stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings(LoopSettings):
+    """Meta-training. A field that is none takes the algorithm's published value, see RECIPES."""
+
+    steps: int = 60_000
+    """Outer steps; 60,000 in Finn et al."""
+    outer_rate: float | None = None
+    """Learning rate of the outer loop, for all algorithms."""
+    outer_schedule: Literal["constant", "cosine"] = "constant"
+    """How Adam's rate goes on: as it is, or down to a hundredth of it along a cosine, as for MAML++ on Omniglot."""
 
 
 @dataclasses.dataclass(frozen=True)

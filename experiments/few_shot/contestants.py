@@ -1,13 +1,14 @@
 """What a comparison trains: an algorithm at its recipe, and the same as it is tested."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from experiments.few_shot.config import Config, Recipe, TrainingSettings
+from experiments.few_shot.config import UNTRAINED, Config, Recipe, TrainingSettings
 from metalearn.core import Learner, unroll
 from metalearn.fewshot.encoders import Encoder, EncoderParams, Statistics, parameter_count
 from metalearn.fewshot.episodes import Episode
@@ -27,6 +28,14 @@ class Start(NamedTuple):
 
 NO_START = Start()
 
+Judge = Callable[[Any, Any], jax.Array]
+"""(meta, episodes with leaves [tasks, ...]) -> accuracies [tasks, K + 1]."""
+
+
+def unchanged(episodes: Episode) -> Any:
+    """The episodes."""
+    return episodes
+
 
 class Contestant(NamedTuple):
     """An algorithm of a comparison.
@@ -34,11 +43,17 @@ class Contestant(NamedTuple):
     recipe: how it learns.
     training: the algorithm with the inner updates of training.
     test: the algorithm with those of validation and test.
+    optimizer: of the outer loop; none: it is tested as it begins.
+    judge: accuracies of `test`, compiled.
+    shown: what it is shown of a batch of episodes.
     """
 
     recipe: Recipe
     training: Algorithm
     test: Algorithm
+    optimizer: optax.GradientTransformation | None
+    judge: Judge
+    shown: Callable[[Episode], Any] = unchanged
 
 
 def contestant(config: Config, name: str, encoder: Encoder, start: Start) -> Contestant:
@@ -63,7 +78,9 @@ def contestant(config: Config, name: str, encoder: Encoder, start: Start) -> Con
     training, test = build(recipe.updates), build(recipe.test_updates)
     shapes = [jax.tree.map(lambda leaf: leaf.shape, initial_shape(of)) for of in (training, test)]
     # What is learned about each update does not exist for further ones.
-    return Contestant(recipe, training, test if shapes[0] == shapes[1] else training)
+    test = test if shapes[0] == shapes[1] else training
+    optimizer = None if name in UNTRAINED else outer_optimizer(recipe, config.training)
+    return Contestant(recipe, training, test, optimizer, judge(test))
 
 
 def for_sizes(config: Config, name: str, encoder: Encoder) -> Contestant:
@@ -89,6 +106,11 @@ def outer_optimizer(recipe: Recipe, training: TrainingSettings) -> optax.Gradien
     if training.outer_schedule == "cosine":
         return optax.adam(optax.cosine_decay_schedule(recipe.outer_rate, training.steps, alpha=0.01))
     return optax.adam(recipe.outer_rate)
+
+
+def judge(of: Algorithm) -> Judge:
+    """`accuracies` of an algorithm, compiled."""
+    return jax.jit(lambda meta, episodes: accuracies(of, meta, episodes))
 
 
 def accuracies(of: Algorithm, meta: Any, episodes: Episode) -> jax.Array:

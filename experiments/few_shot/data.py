@@ -14,7 +14,7 @@ from metalearn.fewshot.episodes import Episode, EpisodeBatches
 from metalearn.run import ConfigError
 
 # What is drawn from the key of a comparison; training of repetition s takes number s.
-_VALIDATION, _TEST = 2**31 - 1, 2**31 - 2
+_VALIDATION, _TEST, _FAMILIAR = 2**31 - 1, 2**31 - 2, 2**31 - 3
 
 
 class Data:
@@ -57,6 +57,11 @@ class Data:
     def test(self) -> EpisodeBatches:
         """Batches of test episodes."""
         return self._batches(_TEST, "test")
+
+    @functools.cached_property
+    def familiar(self) -> EpisodeBatches:
+        """Batches of further episodes of the training classes."""
+        return self._batches(_FAMILIAR, "train")
 
     def _batches(self, number: int, split: str) -> EpisodeBatches:
         config = self._config

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.few_shot.config import Config, PretrainingSettings
-from experiments.few_shot.contestants import Start, accuracies
+from experiments.few_shot.contestants import Judge, Start, accuracies
 from experiments.few_shot.data import Data
 from metalearn.core import replicate, shard_tasks, task_mesh
 from metalearn.fewshot.data import augmented
@@ -18,9 +18,6 @@ from metalearn.fewshot.episodes import Episode, on_device, sample_images
 from metalearn.fewshot.family import Setting, algorithm
 from metalearn.fewshot.heads import Head, accuracy, cross_entropy, init_head, logits_of
 from metalearn.run import RunPaths, train
-
-Judge = Callable[[Any, Episode], jax.Array]
-"""(meta, episodes with leaves [tasks, ...]) -> accuracies [tasks, K + 1]."""
 
 _MOMENTUM = 0.9
 """Share that the stored statistics keep of themselves at each step, as in PyTorch."""

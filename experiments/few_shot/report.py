@@ -3,59 +3,14 @@
 import csv
 import functools
 import importlib.resources
-import io
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments.few_shot.config import UNTRAINED, Config, Recipe
-from experiments.few_shot.contestants import adapted_parameters, for_sizes, initial_shape, updates_of
-from experiments.few_shot.data import episode_shape
-from metalearn.fewshot.encoders import Encoder, parameter_count
-from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge, read_csv
-from metalearn.run.files import json_text, write_atomic
+from experiments.few_shot.config import UNTRAINED, Config
+from experiments.few_shot.outcomes import Outcomes, as_text, at_equal_seconds, costs_of, interval
+from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge
 from metalearn.run.intervals import t_interval
-
-
-class Outcome(NamedTuple):
-    """What came of one algorithm.
-
-    accuracy: [seeds, episodes, K + 1], on test episodes after 0 .. K inner updates.
-    recipe: how it was trained.
-    updates: inner updates in training and in test.
-    meta_parameters, adapted_parameters: how many numbers are meta-learned, and how many move in the inner loop.
-    steps: [validations] outer steps done; validated, kept: [seeds, validations] accuracy on the validation episodes, of
-        the meta-parameters at that time and of the best until then. Without entries where nothing was trained.
-    seconds: of an outer step, the median; compile_seconds: of compiling it; temporary_bytes: what it takes of the
-        memory of each device beside its arguments and results. NaN where nothing was trained or nothing is known.
-    """
-
-    accuracy: np.ndarray
-    recipe: Recipe
-    updates: tuple[int, int]
-    meta_parameters: int
-    adapted_parameters: int
-    steps: np.ndarray
-    validated: np.ndarray
-    kept: np.ndarray
-    seconds: float
-    compile_seconds: float
-    temporary_bytes: float
-
-    @property
-    def by_episode(self) -> np.ndarray:
-        """[episodes], accuracy after the last update, mean over seeds."""
-        return self.accuracy[..., -1].mean(0)
-
-    @property
-    def by_seed(self) -> np.ndarray:
-        """[seeds], accuracy after the last update, mean over episodes."""
-        return self.accuracy[..., -1].mean(1)
-
-
-Outcomes = dict[str, Outcome]
-"""By name of the algorithm."""
 
 _SHOWN = {  # on a terminal; table.csv has all columns
     "algorithm": "",
@@ -88,43 +43,6 @@ _BETTER_THAN_MAML = {
     "warp_grad": "Flennerhag et al. 2020",
     "metal": "Baik et al. 2021",
 }
-
-
-def interval(samples: np.ndarray) -> float:
-    """Half of the 95 % interval of the mean of independent episodes, 1.96 s / sqrt(n) with the unbiased s."""
-    return float(1.96 * samples.std(ddof=1) / np.sqrt(len(samples))) if len(samples) > 1 else np.inf
-
-
-def outcome(config: Config, encoder: Encoder, shape: tuple[int, ...], accuracy: np.ndarray, name: str, paths: RunPaths):
-    """The outcome of `name`, from its test accuracies and the files of its stages.
-
-    Args:
-        shape: of an image.
-        accuracy: [seeds, episodes, K + 1].
-    """
-    of = for_sizes(config, name, encoder)
-    stages = [stage_of(paths, name, seed) for seed in range(config.seeds)]
-    steps, curves, seconds, costs = np.zeros(0), [{"accuracy": np.zeros(0), "kept": np.zeros(0)}], [np.nan], []
-    if name not in UNTRAINED:
-        curves = [read_csv(stage.evaluation) for stage in stages]
-        steps = curves[0]["step"]
-        # Most rows are of outer steps alone, so the median leaves out validations and checkpoints.
-        seconds = [float(np.median(1 / read_csv(stage.timing)["steps_per_second"])) for stage in stages]
-        costs = [json.loads((stage.root / "cost.json").read_text()) for stage in stages]
-    first = costs[0] if costs else {}
-    return Outcome(
-        accuracy,
-        of.recipe,
-        (updates_of(of.training), updates_of(of.test)),
-        parameter_count(initial_shape(of.training)),
-        adapted_parameters(of.training, episode_shape(config, shape)),
-        steps,
-        np.stack([curve["accuracy"] for curve in curves]),
-        np.stack([curve["kept"] for curve in curves]),
-        float(np.median(seconds)),
-        first.get("compile_seconds", np.nan),
-        np.nan if first.get("temporary_bytes") is None else first["temporary_bytes"],
-    )
 
 
 def stage_of(paths: RunPaths, name: str, seed: int) -> RunPaths:
@@ -180,20 +98,6 @@ def result(config: Config, outcomes: Outcomes, verdicts: list[Verdict]) -> dict[
     }
 
 
-def at_equal_seconds(outcomes: Outcomes) -> dict[str, float]:
-    """Validation accuracy of what each algorithm had kept when the fastest of them had done all its outer steps.
-
-    Seconds are outer steps times their median duration, so neither compiling nor validation counts. NaN for an
-    algorithm that had not been validated yet, or was not trained.
-    """
-    ends = [of.steps[-1] * of.seconds for of in outcomes.values() if len(of.steps)]
-    reached = {}
-    for name, of in outcomes.items():
-        done = of.steps * of.seconds <= min(ends, default=0.0) * (1 + 1e-9)
-        reached[name] = float(of.kept[:, done][:, -1].mean()) if done.any() else np.nan
-    return reached
-
-
 def rows(config: Config, outcomes: Outcomes) -> list[dict[str, Any]]:
     """The table, a row for each algorithm, the most accurate first; accuracies in %."""
     equal = at_equal_seconds(outcomes)
@@ -209,14 +113,7 @@ def rows(config: Config, outcomes: Outcomes) -> list[dict[str, Any]]:
                 "across_seeds": 100 * float(high - low) / 2 if config.seeds > 1 else np.nan,
                 "published": published_for(config, name),
                 "at_equal_seconds": 100 * equal[name],
-                "seconds": of.seconds,
-                "compile_seconds": of.compile_seconds,
-                "temporary_mib": of.temporary_bytes / 2**20,
-                "meta_parameters": of.meta_parameters,
-                "adapted_parameters": of.adapted_parameters,
-                "updates": of.updates[0],
-                "test_updates": of.updates[1],
-                "inner_rate": of.recipe.inner_rate,
+                **costs_of(of),
                 "outer_rate": of.recipe.outer_rate,
                 "outer_steps": 0 if name in UNTRAINED else config.training.steps,
                 "tasks": config.training.tasks,
@@ -227,44 +124,13 @@ def rows(config: Config, outcomes: Outcomes) -> list[dict[str, Any]]:
     return table
 
 
-def write_table(paths: RunPaths, table: list[dict[str, Any]]) -> None:
-    """Writes `table.csv`, and what of it depends on the clock and the device to `timing.json`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomic(paths.root / "table.csv", text.getvalue())
-    measured = ("seconds", "compile_seconds", "temporary_mib", "at_equal_seconds")
-    write_atomic(
-        paths.root / "timing.json", json_text({row["algorithm"]: {key: row[key] for key in measured} for row in table})
-    )
-
-
 def summary(config: Config, table: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
-    cells = [
-        list(_SHOWN),
-        *([_cell(row[column], form) for column, form in _SHOWN.items()] for row in table),
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_SHOWN))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
     about = (
         f"{_about(config)}; {config.test_episodes} test episodes. Accuracies in %, intervals 1.96 s / sqrt(n); seconds "
         f"of an outer step of {config.training.tasks} tasks; at_equal_seconds: in validation, when the fastest was done"
     )
-    return "\n".join([about, *lines])
-
-
-def _cell(value: Any, form: str) -> str:
-    if isinstance(value, float) and not np.isfinite(value):
-        return "-"
-    return form.format(value) if form else str(value) or "-"
+    return f"{about}\n{as_text(table, _SHOWN)}"
 
 
 def _about(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Meta-training and test of each algorithm of a comparison."""
+"""Meta-training and test of the algorithms of a comparison."""
 
 import json
 import pathlib
@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.few_shot.config import UNTRAINED, Config
-from experiments.few_shot.contestants import NO_START, Contestant, accuracies, contestant, outer_optimizer
+from experiments.few_shot.config import Config
+from experiments.few_shot.contestants import NO_START, Contestant, Judge, unchanged
 from experiments.few_shot.data import Data
-from experiments.few_shot.pretraining import Judge, pretrained
+from experiments.few_shot.pretraining import pretrained
 from metalearn.core import OuterLoop, OuterState, outer_loop, replicate, shard_tasks, task_mesh
-from metalearn.fewshot.episodes import EpisodeBatches
+from metalearn.fewshot.episodes import Episode, EpisodeBatches
 from metalearn.run import Progress, RunPaths, train
 from metalearn.run.files import json_text, write_atomic
 from metalearn.run.progress import default_console, duration
@@ -38,48 +38,47 @@ class Repetition:
     def __init__(self, config: Config, data: Data, number: int):
         """number: of the repetition, from 0."""
         self._config, self._data, self.number = config, data, number
-        self._key = jax.random.fold_in(jax.random.key(config.seed), number)
+        self.key = jax.random.fold_in(jax.random.key(config.seed), number)
         self._mesh = task_mesh(tasks=config.training.tasks)
-        self._start = NO_START
+        self.start = NO_START
         self._episodes: EpisodeBatches | None = None
 
     def pretrain(self, paths: RunPaths) -> None:
         """Pre-trains the encoder from which the algorithms then start."""
-        key = jax.random.fold_in(self._key, _PRETRAINING)
-        self._start = pretrained(self._config, self._data, key, paths, self._validated)
+        key = jax.random.fold_in(self.key, _PRETRAINING)
+        self.start = pretrained(self._config, self._data, key, paths, self.validated)
 
-    def __call__(self, name: str, paths: RunPaths) -> np.ndarray:
+    def __call__(self, name: str, of: Contestant, paths: RunPaths) -> np.ndarray:
         """Accuracies on the test episodes after 0, 1, .. K inner updates, [episodes, K + 1]; goes on from `paths`."""
-        return stored(paths.root / "test.json", lambda: self._trained_and_tested(name, paths))
+        trained = lambda: self.trained(name, of, paths)
+        return stored(paths.root / "test.json", lambda: self.tested(name, of, trained(), self._data.test))
 
-    def _trained_and_tested(self, name: str, paths: RunPaths) -> np.ndarray:
-        of = contestant(self._config, name, self._data.encoder, self._start)
-        judge = jax.jit(lambda meta, episodes: accuracies(of.test, meta, episodes))
-        meta = of.training.init(jax.random.fold_in(self._key, 0))
-        if name not in UNTRAINED:
-            meta = self._meta_train(name, of, meta, judge, paths)
+    def tested(self, name: str, of: Contestant, meta: Any, batches: EpisodeBatches) -> np.ndarray:
+        """Accuracies with `meta` on as many of these episodes as make a test, [episodes, K + 1]."""
         count = self._config.test_episodes
         with Progress(count, f"test of {name}") as progress:
-            return self._judged(judge, meta, self._data.test, count, progress)
+            return self._judged(of.judge, meta, batches, count, of.shown, progress)
 
-    def _meta_train(self, name: str, of: Contestant, meta: Any, judge: Judge, paths: RunPaths) -> Any:
-        """The meta-parameters that did best in validation."""
-        training = self._config.training
+    def trained(self, name: str, of: Contestant, paths: RunPaths) -> Any:
+        """The meta-parameters that did best in validation; goes on from the checkpoints in `paths`."""
+        training, meta = self._config.training, of.training.init(jax.random.fold_in(self.key, 0))
+        if of.optimizer is None:
+            return meta
         if self._episodes is None:
             self._episodes = self._data.training(self.number)
         episodes = self._episodes
         loop = outer_loop(
             of.training.process,
             of.training.objective,
-            outer_optimizer(of.recipe, training),
+            of.optimizer,
             estimator=of.training.estimator,
             memory=training.memory,
             task_axis=training.task_axis,
             mesh=self._mesh,
         )
-        key = jax.random.fold_in(self._key, 1)
+        key = jax.random.fold_in(self.key, 1)
         outer = loop.init(meta)
-        place = lambda tasks: shard_tasks(tasks, self._mesh)
+        place = lambda tasks: shard_tasks(of.shown(shard_tasks(tasks, self._mesh)), self._mesh)
         outer_step = _compiled(loop, (outer, place(episodes(0)), key), paths)
         nothing = replicate(jnp.float32(-jnp.inf), self._mesh)
         state = TrainState(outer, replicate(outer.meta, self._mesh), nothing, replicate(nothing, self._mesh))
@@ -89,7 +88,7 @@ class Repetition:
             done = index + 1
             state = state._replace(outer=outer)
             if done % training.validate_every == 0 or done == training.steps:
-                reached = self._validated(judge, outer.meta)
+                reached = self.validated(of.judge, outer.meta, of.shown)
                 state = _keep_best(state, replicate(jnp.float32(reached), self._mesh))
             shown = {"loss": metrics["losses"][-1], "accuracy": metrics["accuracy"][-1]}
             return state, shown | {name: metrics[name] for name in ("gradient_norm", "skipped", "skipped_in_a_row")}
@@ -109,9 +108,10 @@ class Repetition:
         )
         return final.best
 
-    def _validated(self, judge: Judge, meta: Any) -> float:
+    def validated(self, judge: Judge, meta: Any, shown: Callable[[Episode], Any] = unchanged) -> float:
         """Mean accuracy on the validation episodes after the last inner update."""
-        return float(self._judged(judge, meta, self._data.validation, self._config.validation_episodes)[:, -1].mean())
+        count = self._config.validation_episodes
+        return float(self._judged(judge, meta, self._data.validation, count, shown)[:, -1].mean())
 
     def _judged(
         self,
@@ -119,13 +119,15 @@ class Repetition:
         meta: Any,
         batches: EpisodeBatches,
         count: int,
+        shown: Callable[[Episode], Any],
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Accuracies on the first `count` episodes, [count, K + 1] float64."""
         meta = replicate(meta, self._mesh)
         rows: list[np.ndarray] = []
         for number in range(-(-count // self._config.training.tasks)):
-            rows.append(np.asarray(judge(meta, shard_tasks(batches(number), self._mesh)), np.float64))
+            episodes = shard_tasks(shown(shard_tasks(batches(number), self._mesh)), self._mesh)
+            rows.append(np.asarray(judge(meta, episodes), np.float64))
             if progress is not None:
                 progress.update(min(count, (number + 1) * self._config.training.tasks), accuracy=rows[-1][:, -1].mean())
         return np.concatenate(rows)[:count]

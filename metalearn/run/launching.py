@@ -229,6 +229,7 @@ def launch_one_of(
     *,
     default: str | None = None,
     default_preset: str | None = None,
+    short_flags: Mapping[str, str] | None = None,
 ) -> None:
     """As `launch`, for the experiment that `--experiment=NAME` names; its runs go to runs/LAUNCH_FILE/NAME/PRESET.
 
@@ -238,7 +239,7 @@ def launch_one_of(
       experiments: name -> experiment.
       doc: what they have in common; usually `__doc__`.
       default: the experiment that a command without `--experiment` means; None: it must name one.
-      default_preset: as for `launch`.
+      default_preset, short_flags: as for `launch`; every experiment must have those fields.
     """
     program, module_name = _launched()
     wants_help = bool(set(sys.argv[1:]) & set(_HELP))
@@ -249,7 +250,8 @@ def launch_one_of(
             sys.stdout.write(f"{textwrap.dedent(doc).strip()}\n\n{_listing(experiments, default)}\n")
             sys.exit(0)
         _end(f"{error}\n(see {program} --help)", 2)
-    _launch(experiments[chosen], argv, f"{module_name}/{chosen}", f"{program} --experiment={chosen}", default_preset)
+    program = f"{program} --experiment={chosen}"
+    _launch(experiments[chosen], argv, f"{module_name}/{chosen}", program, default_preset, short_flags)
 
 
 def pick_experiment(

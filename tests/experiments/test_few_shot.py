@@ -20,8 +20,9 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from PIL import Image
 
+from experiments.few_shot import __main__ as few_shot_main
 from experiments.few_shot import config as few_shot_config
-from experiments.few_shot import contestants, report, training
+from experiments.few_shot import contestants, outcomes, report, training
 from experiments.few_shot.__main__ import SHORT_FLAGS, main, run
 from experiments.few_shot.config import (
     PRESETS,
@@ -245,7 +246,7 @@ class KnownCaseTest(SmallCase):
             given.append(start)
             return contestants.contestant(config, name, encoder, start)
 
-        with mock.patch.object(training, "contestant", noted):
+        with mock.patch.object(few_shot_main, "contestant", noted):
             (found, _) = quietly(lambda: run(config, self.folder / "run"))
         self.assertEqual(found["algorithms"]["nearest_centroid"]["normalisation"], "running")
         # Images lie in 0 .. 1, so the first layer's statistics moved a tenth of the way from 0 and 1.
@@ -355,7 +356,7 @@ def outcome(accuracy, **changes):
     accuracy = np.asarray(accuracy, float)[..., None]
     steps = np.array([10.0, 20.0, 30.0])
     curve = np.array([[0.3, 0.5, 0.4]])
-    of = report.Outcome(
+    of = outcomes.Outcome(
         accuracy, Recipe(0.1, 1, 1), (1, 1), 1, 1, steps, curve, np.maximum.accumulate(curve, 1), 2.0, 1.0, 0.0
     )
     return of._replace(**changes)
@@ -364,19 +365,22 @@ def outcome(accuracy, **changes):
 class ReportTest(parameterized.TestCase):
     def test_interval(self):
         # s^2 = (4 + 0 + 4) / 2 * 1e-2, so 1.96 * 0.2 / sqrt(3).
-        self.assertAlmostEqual(report.interval(np.array([0.2, 0.4, 0.6])), 0.22632130551, places=9)
+        self.assertAlmostEqual(outcomes.interval(np.array([0.2, 0.4, 0.6])), 0.22632130551, places=9)
 
     def test_at_equal_seconds(self):
         nothing = np.zeros(0)
-        outcomes = {
+        of = {
             "slow": outcome([[0.0]]),  # validated after 20, 40 and 60 s
             "fast": outcome([[0.0]], seconds=1.5),  # done after 45 s
             "slower": outcome([[0.0]], seconds=5.0),  # first validated after 50 s
             "untrained": outcome([[0.0]], steps=nothing, validated=nothing[None], kept=nothing[None], seconds=np.nan),
         }
-        found = report.at_equal_seconds(outcomes)
+        found = outcomes.at_equal_seconds(of)
         self.assertEqual((found["slow"], found["fast"]), (0.5, 0.5))
         self.assertTrue(np.isnan(found["slower"]) and np.isnan(found["untrained"]))
+        # "fast" is now done after 75 s, when "slow", from 40 s on, has been validated once (after 60 s).
+        found = outcomes.at_equal_seconds({name: of[name] for name in ("slow", "fast")}, {"slow": 40.0, "fast": 30.0})
+        self.assertEqual((found["slow"], found["fast"]), (0.3, 0.5))
 
     def test_published(self):
         config = PRESETS["paper_photographs"]

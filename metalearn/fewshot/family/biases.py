@@ -153,11 +153,20 @@ class OuterSettings:
     """Above zero it is AdamW, as in one revision of the code, whose value is not known."""
     steps: int = 30_000
     """Outer steps. Code: 60,000."""
+    clip: float | None = None
+    """Longest outer gradient: the networks of the loss are steep where weights are large. None, as in the paper and in
+    the last revision of the code: however long. (Earlier ones cut each entry at 10.)"""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if min(self.rate, self.final_rate, 1.0 if self.clip is None else self.clip) <= 0 or self.steps < 1:
+            raise ValueError(f"{self}: rate, final_rate and clip must be positive, and steps at least 1")
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser."""
         rate = optax.cosine_decay_schedule(self.rate, self.steps, self.final_rate / self.rate)
-        return optax.adamw(rate, weight_decay=self.weight_decay)
+        adam = optax.adamw(rate, weight_decay=self.weight_decay)
+        return adam if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), adam)
 
 
 OUTER_PAPER = OuterSettings()

@@ -112,6 +112,10 @@ class Procedure:
 
     setting: Setting
     biases: Biases
+    warp: Callable[[jax.Array, Any], jax.Array] = conv3x3
+    """(maps, a warp's kernel) -> maps; replace it, as the next, to look inside."""
+    modulate: Callable[[Dense, jax.Array, jax.Array], jax.Array] = modulated
+    """(film, condition, maps) -> maps, for maps of the encoder and of warps."""
 
     def __post_init__(self) -> None:
         """Checks what `Biases` alone cannot."""
@@ -162,7 +166,7 @@ class Procedure:
             meta["film"] = by_block(biases.film_blocks, layers, films)
         inputs = dict.fromkeys(("inductive", "transductive"), 2 * self.setting.ways + 1)
         inputs["regulariser"] = STATISTICS * len(jax.tree.leaves(self.start(meta)))
-        nets = {self._net(term) for term in LOSSES if getattr(biases, term)}
+        nets = {self.net(term) for term in LOSSES if getattr(biases, term)}
         if nets:
             modulates = biases.film in ("losses", "both")
             net = lambda name: init_loss_net(keys[name], inputs[name], film=modulates, biases=biases.biases)
@@ -215,7 +219,7 @@ class Procedure:
         support, query = self._features(meta, params, seen.adapting, self._joint)
         logits = logits_of(params["head"], support)
         found = {"base": cross_entropy(logits, task.support_y)}
-        judge = lambda term, rows: loss_net(meta["losses"][self._net(term)], rows, biases.loss_output)
+        judge = lambda term, rows: loss_net(meta["losses"][self.net(term)], rows, biases.loss_output)
         if biases.inductive:
             labels = jax.nn.one_hot(task.support_y, ways, dtype=logits.dtype)
             found["inductive"] = judge("inductive", rows_of(logits, labels)).mean()
@@ -235,6 +239,10 @@ class Procedure:
             found["regulariser"] = judge("regulariser", statistics)
         return found
 
+    def net(self, term: str) -> str:
+        """The network of a learned term, by its name among meta["losses"]."""
+        return "inductive" if term == "transductive" and self.biases.transductive_net == "shared" else term
+
     def predicted(self, meta: Meta, params: Any, seen: Seen) -> jax.Array:
         """Logits [queries, ways] of the query images after adaptation."""
         _, query = self._features(meta, params, seen.judging, self._joint_end)
@@ -251,10 +259,6 @@ class Procedure:
     @property
     def _modulates(self) -> bool:
         return self.biases.film in ("encoder", "both")
-
-    def _net(self, term: str) -> str:
-        """The network of a term."""
-        return "inductive" if term == "transductive" and self.biases.transductive_net == "shared" else term
 
     def _acting(self, meta: Meta, params: Any) -> Acting:
         joined = lambda name, blocks: (*blocks[: self.first], *params[name]) if name in params else blocks
@@ -308,18 +312,18 @@ class Procedure:
         """Modulation and warps within a block, whose input was `entered`."""
         film, warps = acting.film[number], acting.warps[number]
         if place == "normalised" and which < len(film):
-            return modulated(film[which], self._condition(entered), maps)
+            return self.modulate(film[which], self._condition(entered), maps)
         if place == "convolved" and self.biases.warp_place == "convolution" and which < len(warps):
             return self._warped(warps[which], maps, None)[0]
         return maps
 
     def _warped(self, warp: Warp, maps: jax.Array, moments: Moments | None) -> tuple[jax.Array, Moments | None]:
         """Maps after a warp, and what normalised them, if anything did."""
-        out = conv3x3(maps, warp.kernel)
+        out = self.warp(maps, warp.kernel)
         if self.biases.warp_norm:
             filters = out.shape[-1]
             out, moments = normalise(out, Norm(jnp.ones(filters, out.dtype), jnp.zeros(filters, out.dtype)), moments)
-        return (out if warp.film is None else modulated(warp.film, self._condition(maps), out)), moments
+        return (out if warp.film is None else self.modulate(warp.film, self._condition(maps), out)), moments
 
     def _condition(self, maps: jax.Array) -> jax.Array:
         return maps if self.biases.film_input == "maps" else maps.mean((1, 2), keepdims=True)
