@@ -77,7 +77,7 @@ def _sentences(judged: Sequence[_Found]) -> list[str]:
 def _probe_claims(of: Probes) -> list[_Found]:
     random, trained, adapted = np.maximum(of.r2, 0).mean(1)  # [S]; these counters are no sample of others
     about = f"R² at held-out lengths, mean over {len(of.counters)} counters"
-    better = {True: "better", False: "worse", None: "not clearly better"}
+    better = {True: "better", False: "no better", None: "not clearly better"}
     asked = (
         ("meta-training makes counters", "after meta-training", trained - random),
         ("its counters are there after adaptation", "after adaptation", adapted - random),
