@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -57,6 +58,7 @@ class LittleCase(parameterized.TestCase):
         compile_little(cls, str(cls.common / "cache"))
 
 
+@pytest.mark.slow  # compiling takes minutes on a busy machine
 class RunTest(LittleCase):
     """ "full" in one go, and interrupted and resumed; "implicit" with a relation network."""
 
