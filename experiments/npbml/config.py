@@ -149,6 +149,8 @@ COMPARISONS = PRESETS | {"laptop": dataclasses.replace(PRESETS["laptop"], seeds=
 """Of the experiment "fairness"."""
 
 # Tables 3 and 4 are about five shots.
-_FIVE_SHOTS = {"episodes": EpisodeSettings(shots=5), "training": LoopSettings(tasks=2), "seeds": 3}
-TABLES = COMPARISONS | {name: dataclasses.replace(PRESETS[name], **_FIVE_SHOTS) for name in ("paper", "code")}
+TABLES = COMPARISONS | {
+    name: dataclasses.replace(PRESETS[name], episodes=EpisodeSettings(shots=5), training=LoopSettings(tasks=2), seeds=3)
+    for name in ("paper", "code")
+}
 """Of the experiments "table_3" and "table_4"."""

@@ -83,7 +83,7 @@ def _found(name: str, config: Config, data: Data, rows: tuple[Row, ...], paths: 
         if config.pretraining.steps:
             with stages.stage(label("pre-training", seed)):
                 repetition.pretrain(paths.stage(f"pretraining_{seed}"))
-        shown = unchanged
+        shown: Callable[[Episode], Any] = unchanged
         if scored:
             with stages.stage(label("relation network", seed)):
                 key = jax.random.fold_in(repetition.key, _RELATION)
@@ -127,7 +127,7 @@ def _measured(
         count = -(-min(config.test_episodes, MEASURED_TASKS) // config.training.tasks)
         batches = (jax.device_get(shown(data.test(number))) for number in range(count))
         inside = functools.cache(lambda: all_inside(procedure, updates, jax.device_get(meta()), batches))
-        measures |= {key: lambda key=key: inside()[key] for key in KEYS}
+        measures |= {key: functools.partial(lambda name: inside()[name], key) for key in KEYS}
     return {key: stored(stage.root / f"{key}.json", measure) for key, measure in measures.items()}
 
 

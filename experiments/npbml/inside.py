@@ -134,7 +134,7 @@ def _blocks(params: Any) -> list[Any]:
 
 
 def _dot(one: Any, other: Any) -> jax.Array:
-    return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return jnp.asarray(sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)))
 
 
 def _ratio(above: jax.Array, below: jax.Array) -> jax.Array:

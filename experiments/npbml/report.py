@@ -4,7 +4,7 @@ import csv
 import functools
 import importlib.resources
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def full(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
     return Report(table(config, found), COLUMNS, verdicts, rows_result(found))
 
 
-def samples_of(config: Config, values: np.ndarray) -> tuple[np.ndarray, str, str]:
+def samples_of(config: Config, values: np.ndarray) -> tuple[np.ndarray, Literal["t", "crossed"], str]:
     """What to judge, how, and of whom it is a mean, for values [seeds, episodes]: several seeds are crossed with the
     episodes, which are the same for all; with one, a verdict is about that network.
     """
