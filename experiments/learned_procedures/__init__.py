@@ -1,0 +1,1 @@
+"""Learned procedures under a learner of formal languages: the composed learner."""
