@@ -6,6 +6,7 @@ import importlib.resources
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.few_shot.config import UNTRAINED, Config
 from experiments.few_shot.outcomes import Outcomes, as_text, at_equal_seconds, costs_of, interval
@@ -173,6 +174,9 @@ def draw(paths: RunPaths, config: Config, outcomes: Outcomes) -> None:
         by_episodes.set(xlabel="training episodes", ylabel="validation accuracy (%)", title="At equal episodes")
         by_seconds.set(xlabel="training seconds", ylabel="validation accuracy (%)", title="At equal seconds")
         by_seconds.set_xscale("log")
+        by_seconds.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        by_seconds.xaxis.set_major_formatter("{x:g}")
+        by_seconds.xaxis.set_minor_formatter(NullFormatter())  # its labels would overlap
         by_seconds.figure.legend(
             *by_update.get_legend_handles_labels(),
             loc="outside lower center",
