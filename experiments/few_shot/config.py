@@ -101,12 +101,15 @@ class EncoderSettings:
     readout: Literal["mean", "flatten"] = "mean"
     """What becomes of the last maps: their mean over positions, or all of them (Finn et al. for photographs)."""
 
-    def build(self, size: int, channels: int) -> Encoder:
-        """The encoder for images [size, size, channels]. Raises ValueError where sizes do not fit."""
+    def build(self, size: int, channels: int, convolution: str | None = None) -> Encoder:
+        """The encoder for images [size, size, channels]; convolution: see `conv3x3`.
+
+        Raises ValueError where sizes do not fit.
+        """
         if self.name == "4-conv":
-            return four_conv(self.filters, channels, size, readout=self.readout)
+            return four_conv(self.filters, channels, size, readout=self.readout, convolution=convolution)
         filters = [self.filters * 2**block for block in range(4)]
-        return resnet12(filters, channels, size, readout=self.readout)
+        return resnet12(filters, channels, size, readout=self.readout, convolution=convolution)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,11 +59,14 @@ def pretrained(
     preparation = augmented(data.preparation) if settings.augmentation == "full" else data.preparation
     images = on_device(data.splits.train)
     transformation = optimizer(settings)
+    # One set of weights for a whole batch: there the backend's own convolution is the faster one, on all cores of a CPU
+    # too (python -m benchmarks --only=pretraining).
+    encoder = config.encoder.build(data.shape[0], data.shape[2], convolution="direct")
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: PretrainingState, x: jax.Array, y: jax.Array) -> tuple[PretrainingState, dict[str, jax.Array]]:
         def loss(moving):
-            features, statistics = encode(data.encoder, moving[0], x)
+            features, statistics = encode(encoder, moving[0], x)
             logits = logits_of(moving[1], features)
             return cross_entropy(logits, y), (accuracy(logits, y), statistics)
 
