@@ -85,7 +85,7 @@ def slow_cell(name, params, state, x):
         c = np.minimum(np.maximum(c, -1), 1) if name == "clipped_lstm" else c
         h = o * np.tanh(c)
         return (h, c), h
-    h, cells, place = (np.zeros(size), np.zeros((DEPTH, size)), np.eye(DEPTH + 1)[0]) if state is None else state
+    h, cells, place = (np.zeros(size), np.zeros((DEPTH, WIDTH)), np.eye(DEPTH + 1)[0]) if state is None else state
     h = np.tanh(w_ih @ x + b_ih + w_hh @ h + b_hh + np.asarray(params.read).T @ cells[0])
     push, pop, stay = softmax(np.asarray(params.action).T @ h + np.asarray(params.action_bias))
     pushed = np.tanh(np.asarray(params.push).T @ h)
