@@ -32,7 +32,7 @@ class StatesTest(parameterized.TestCase):
         ("lstm", ["hidden", "cell"], [H, H]),
         ("clipped_lstm", ["hidden", "cell"], [H, H]),
         ("gru", ["hidden"], [H]),
-        ("queue", ["hidden", "memory", "place"], [H, 32 * H, 33]),
+        ("queue", ["hidden", "memory", "place"], [H, 32 * 16, 33]),
     )
     def test_features(self, name, parts, sizes):
         expected = [
