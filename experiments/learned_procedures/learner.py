@@ -110,7 +110,7 @@ def descended(
     model: LanguageModel, meta: dict[str, Any], params: Any, strings: Strings, key: jax.Array | None
 ) -> jax.Array:
     """M, a scalar. strings: without prefixes."""
-    targets = strings.tokens[:, 1:]
+    targets = jnp.asarray(strings.tokens)[:, 1:]
     counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
     weights = (targets != PAD) * (targets != START) * counts
     mean = lambda of_tokens: jnp.sum(weights * of_tokens) / jnp.maximum(jnp.sum(weights), 1.0)
