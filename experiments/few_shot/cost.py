@@ -10,8 +10,13 @@ from experiments.few_shot.data import episode_shape
 from metalearn.core import displacement, first_order
 from metalearn.fewshot.encoders import EncoderParams, parameter_count
 
-RATES = {"2-core CPU at 40 GFLOP/s": 40e9, "one GPU at 5 TFLOP/s": 5e12}
-"""Rates at which these encoders run, for orientation: effective, not peak."""
+# Rates at which these encoders run, for orientation: effective, not peak.
+_RATES = {"2-core CPU at 40 GFLOP/s": 40e9, "one GPU at 5 TFLOP/s": 5e12}
+
+
+def hours(operations: float) -> list[str]:
+    """What so many floating-point operations take, a line for each kind of device."""
+    return [f"time on {name:<28} {operations / rate / 3600:,.2g} hours" for name, rate in _RATES.items()]
 
 
 def forward_operations(params: EncoderParams, size: int) -> float:
@@ -66,6 +71,6 @@ def describe(config: Config) -> str:
             f"{name:<18}{learned:>16,}{moved:>12,}{f'{trained} / {tested}':>10}{task:>13.2g}{memory / 2**20:>14,.0f}"
             f"{config.seeds * whole:>13.2g}"
         )
-    lines += [f"time on {rate_name:<28} {total / rate / 3600:,.2g} hours" for rate_name, rate in RATES.items()]
+    lines += hours(total)
     lines.append("Operations are those of the convolutions; what an algorithm adds to them comes on top.")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from experiments.few_shot.data import episode_shape
 from metalearn.fewshot.encoders import parameter_count
 from metalearn.run import RunPaths, read_csv
 from metalearn.run.files import json_text, write_atomic
+from metalearn.run.intervals import t_interval
 
 MEASURED = ("seconds", "compile_seconds", "temporary_mib", "at_equal_seconds")
 """Columns of a table that depend on the clock and the device."""
@@ -127,9 +128,36 @@ def write_table(paths: RunPaths, table: list[dict[str, Any]], measured: Sequence
     write_atomic(paths.root / "timing.json", json_text(timing))
 
 
-def costs_of(of: Outcome) -> dict[str, Any]:
-    """The columns of a table that say what an outcome took and what was learned."""
+COLUMNS = {
+    "normalisation": "",
+    "accuracy": "{:.2f}",
+    "interval": "{:.2f}",
+    "across_seeds": "{:.2f}",
+    "published": "",
+    "at_equal_seconds": "{:.2f}",
+    "seconds": "{:.3g}",
+    "compile_seconds": "{:.1f}",
+    "temporary_mib": "{:.0f}",
+    "meta_parameters": "{:,}",
+    "adapted_parameters": "{:,}",
+}
+"""Those columns of a table that are shown on a terminal, after the name, and their formats."""
+
+
+def columns_of(of: Outcome, published: str, equal: float) -> dict[str, Any]:
+    """The columns of a table that say how accurate an outcome is, in %, what it took and what was learned.
+
+    Args:
+        published: what a paper has.
+        equal: as of `at_equal_seconds`.
+    """
+    low, high = t_interval(of.by_seed)
     return {
+        "accuracy": 100 * of.by_episode.mean(),
+        "interval": 100 * interval(of.by_episode),
+        "across_seeds": 100 * float(high - low) / 2 if len(of.accuracy) > 1 else np.nan,
+        "published": published,
+        "at_equal_seconds": 100 * equal,
         "seconds": of.seconds,
         "compile_seconds": of.compile_seconds,
         "temporary_mib": of.temporary_bytes / 2**20,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.few_shot import selection
 from experiments.few_shot.config import Config, PretrainingSettings
 from experiments.few_shot.contestants import Judge, Start, accuracies
 from experiments.few_shot.data import Data
@@ -92,12 +93,7 @@ def pretrained(
         if done % settings.validate_every == 0 or done == settings.steps:
             now = (state.params, state.statistics)
             reached = replicate(jnp.float32(validated(by_prototypes, now)), mesh)
-            better = reached > state.best_accuracy
-            state = state._replace(
-                best=jax.tree.map(lambda new, old: jnp.where(better, new, old), now, state.best),
-                best_accuracy=jnp.maximum(reached, state.best_accuracy),
-                validation_accuracy=reached,
-            )
+            state = selection.keep_best(state, now, reached)
         return state, metrics
 
     initial = replicate(_initial_state(data, start, transformation), mesh)
@@ -108,7 +104,7 @@ def pretrained(
         steps=settings.steps,
         checkpoint_every=settings.validate_every,
         log_every=config.training.log_every,
-        evaluate=lambda state, done: {"accuracy": state.validation_accuracy, "kept": state.best_accuracy},
+        evaluate=selection.shown,
         evaluate_every=settings.validate_every,
         examples_per_step=settings.batch,
         name="pre-training",

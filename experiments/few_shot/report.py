@@ -9,24 +9,10 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.few_shot.config import UNTRAINED, Config
-from experiments.few_shot.outcomes import Outcomes, as_text, at_equal_seconds, costs_of, interval
+from experiments.few_shot.outcomes import COLUMNS, Outcomes, as_text, at_equal_seconds, columns_of, interval
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge
-from metalearn.run.intervals import t_interval
 
-_SHOWN = {  # on a terminal; table.csv has all columns
-    "algorithm": "",
-    "normalisation": "",
-    "accuracy": "{:.2f}",
-    "interval": "{:.2f}",
-    "across_seeds": "{:.2f}",
-    "published": "",
-    "at_equal_seconds": "{:.2f}",
-    "seconds": "{:.3g}",
-    "compile_seconds": "{:.1f}",
-    "temporary_mib": "{:.0f}",
-    "meta_parameters": "{:,}",
-    "adapted_parameters": "{:,}",
-}
+_SHOWN = {"algorithm": ""} | COLUMNS  # on a terminal; table.csv has all columns
 
 # Papers whose algorithm is to do better than MAML.
 _BETTER_THAN_MAML = {
@@ -104,17 +90,11 @@ def rows(config: Config, outcomes: Outcomes) -> list[dict[str, Any]]:
     equal = at_equal_seconds(outcomes)
     table = []
     for name, of in sorted(outcomes.items(), key=lambda item: -item[1].by_episode.mean()):
-        low, high = t_interval(of.by_seed)
         table.append(
             {
                 "algorithm": name,
                 "normalisation": config.normalisation,
-                "accuracy": 100 * of.by_episode.mean(),
-                "interval": 100 * interval(of.by_episode),
-                "across_seeds": 100 * float(high - low) / 2 if config.seeds > 1 else np.nan,
-                "published": published_for(config, name),
-                "at_equal_seconds": 100 * equal[name],
-                **costs_of(of),
+                **columns_of(of, published_for(config, name), equal[name]),
                 "outer_rate": of.recipe.outer_rate,
                 "outer_steps": 0 if name in UNTRAINED else config.training.steps,
                 "tasks": config.training.tasks,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.few_shot import selection
 from experiments.few_shot.config import Config
 from experiments.few_shot.contestants import NO_START, Contestant, Judge, unchanged
 from experiments.few_shot.data import Data
@@ -101,7 +102,7 @@ class Repetition:
             checkpoint_every=training.checkpoint_every,
             log_every=training.log_every,
             max_nonfinite_in_a_row=training.max_nonfinite_in_a_row,
-            evaluate=lambda state, done: {"accuracy": state.validation_accuracy, "kept": state.best_accuracy},
+            evaluate=selection.shown,
             evaluate_every=training.validate_every,
             examples_per_step=training.tasks,
             name=f"{name}, seed {self.number}",
@@ -149,14 +150,8 @@ def _compiled(loop: OuterLoop, arguments: tuple[Any, ...], paths: RunPaths) -> A
     return compiled
 
 
-@jax.jit
 def _keep_best(state: TrainState, reached: jax.Array) -> TrainState:
-    better = reached > state.best_accuracy
-    return state._replace(
-        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.outer.meta, state.best),
-        best_accuracy=jnp.maximum(reached, state.best_accuracy),
-        validation_accuracy=reached,
-    )
+    return selection.keep_best(state, state.outer.meta, reached)
 
 
 def stored(path: pathlib.Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from jax.random import key
 
 from experiments.few_shot.config import SIZES
 from experiments.few_shot.contestants import adapted_parameters, initial_shape
-from experiments.few_shot.cost import RATES, forward_operations
+from experiments.few_shot.cost import forward_operations, hours
 from experiments.few_shot.data import episode_shape
 from experiments.npbml.config import Config
 from experiments.npbml.relation import network_of
@@ -113,7 +113,7 @@ def describe(name: str, config: Config) -> str:
             f"{row.name:<34}{learned:>16,}{moved:>10,}{one.training:>13.2g}{memory / 2**20:>14,.0f}"
             f"{config.seeds * whole:>13.2g}"
         )
-    lines += [f"time on {rate_name:<28} {total / rate / 3600:,.2g} hours" for rate_name, rate in RATES.items()]
+    lines += hours(total)
     lines.append("Operations are those of the convolutions; what the networks of the loss do comes on top.")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ _COLOURS = list(PALETTE.values())
 def implicit(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
     """Of the experiment "implicit"."""
     (of,) = found.values()
-    inside = {key: of.measured[key] for key in of.measured}
+    inside = of.measured
     rows = table(config, found)
     rows[0] |= {name: np.nanmean(inside[name]) for name in ("step_size", "alignment", "pull")}
     columns = dict(COLUMNS) | dict.fromkeys(("step_size", "alignment"), "{:.3f}") | {"pull": "{:.3g}"}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.few_shot import selection
 from experiments.few_shot.contestants import Judge
 from experiments.few_shot.data import Data
 from experiments.npbml.config import Config, RelationSettings
@@ -74,12 +75,7 @@ def scorer(
         done = index + 1
         if done % settings.validate_every == 0 or done == settings.steps:
             reached = replicate(jnp.float32(validated(judge, jax.device_get(state.params))), mesh)
-            better = reached > state.best_accuracy
-            state = state._replace(
-                best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.params, state.best),
-                best_accuracy=jnp.maximum(reached, state.best_accuracy),
-                validation_accuracy=reached,
-            )
+            state = selection.keep_best(state, state.params, reached)
         return state, metrics
 
     params, nothing = jax.jit(network.init)(start), jnp.float32(-jnp.inf)
@@ -90,7 +86,7 @@ def scorer(
         steps=settings.steps,
         checkpoint_every=settings.validate_every,
         log_every=config.training.log_every,
-        evaluate=lambda state, done: {"accuracy": state.validation_accuracy, "kept": state.best_accuracy},
+        evaluate=selection.shown,
         evaluate_every=settings.validate_every,
         examples_per_step=settings.tasks,
         name="relation network",

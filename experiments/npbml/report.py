@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.few_shot.outcomes import Outcome, Outcomes, at_equal_seconds, costs_of, interval
+from experiments.few_shot.outcomes import COLUMNS as SHARED
+from experiments.few_shot.outcomes import Outcome, Outcomes, at_equal_seconds, columns_of, interval
 from experiments.npbml.config import Config
 from experiments.npbml.rows import Row
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge, mean_with_band
-from metalearn.run.intervals import crossed_interval, t_interval
+from metalearn.run.intervals import crossed_interval
 
 
 class Found(NamedTuple):
@@ -47,19 +48,7 @@ class Report(NamedTuple):
     result: Mapping[str, Any]
 
 
-COLUMNS = {
-    "name": "",
-    "normalisation": "",
-    "accuracy": "{:.2f}",
-    "interval": "{:.2f}",
-    "across_seeds": "{:.2f}",
-    "published": "",
-    "at_equal_seconds": "{:.2f}",
-    "seconds": "{:.3g}",
-    "compile_seconds": "{:.1f}",
-    "meta_parameters": "{:,}",
-    "adapted_parameters": "{:,}",
-}
+COLUMNS = {"name": ""} | {name: form for name, form in SHARED.items() if name != "temporary_mib"}
 
 
 def full(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
@@ -124,18 +113,12 @@ def table(
     equal = at_equal_seconds(outcomes, before or {})
     rows = []
     for name, (row, of, _) in found.items():
-        low, high = t_interval(of.by_seed)
         rows.append(
             {
                 "name": name,
                 "normalisation": row.normalisation,
                 "pretrained": row.pretrained and config.pretraining.steps > 0,
-                "accuracy": 100 * of.by_episode.mean(),
-                "interval": 100 * interval(of.by_episode),
-                "across_seeds": 100 * float(high - low) / 2 if config.seeds > 1 else np.nan,
-                "published": published_for(config, paper_table, name),
-                "at_equal_seconds": 100 * equal[name],
-                **costs_of(of),
+                **columns_of(of, published_for(config, paper_table, name), equal[name]),
                 "outer_rate": config.outer.rate,
                 "outer_steps": config.outer.steps if row.trained else 0,
                 "tasks": config.training.tasks,
