@@ -97,6 +97,7 @@ def stepwise(process, weights, *, memory="recompute", segment=None):
             process.step(meta, states[0], input, task),
         ),
         loss=lambda meta, states, input, task: process.loss(meta, states[1], input, task),
+        prepare=process.prepare,
     )
     of_one = exact(ahead, weights, memory=memory, segment=segment)
 
@@ -116,7 +117,8 @@ def displacement(process, weights, *, memory="recompute", segment=None):
     def estimate(meta, task, key):
         trajectory = unroll(process, weights, meta, task, key, memory=memory, segment=segment)
         init_key, _ = jax.random.split(key)  # as in unroll
-        start, pulled_back = jax.vjp(lambda meta: process.init(meta, task, init_key).params, meta)
+        first = lambda meta: process.init(meta, process.prepare(meta, task), init_key).params
+        start, pulled_back = jax.vjp(first, meta)
         (gradient,) = pulled_back(jax.tree.map(jnp.subtract, start, trajectory.final.params))
         return Estimate(gradient, trajectory)
 
@@ -152,13 +154,17 @@ def implicit(iterations: int, tolerance: float = 1e-10) -> Estimator:
 
             def last_inputs(meta):
                 """What drove the last update, and what the loss of the last state sees."""
-                inputs = process.inputs(meta, task, inputs_key)
+                inputs = process.inputs(meta, process.prepare(meta, task), inputs_key)
                 rows, shown = driving_rows(inputs, len(weights) - 1)
                 last = lambda tree: jax.tree.map(lambda x: x[-1], tree)
                 return last(rows), last(inputs) if shown else None
 
-            loss = lambda meta, state: weights[-1] * process.loss(meta, state, last_inputs(meta)[1], task)[0]
-            step = lambda meta, state: process.step(meta, state, last_inputs(meta)[0], task)
+            def loss(meta, state):
+                return weights[-1] * process.loss(meta, state, last_inputs(meta)[1], process.prepare(meta, task))[0]
+
+            def step(meta, state):
+                return process.step(meta, state, last_inputs(meta)[0], process.prepare(meta, task))
+
             along_meta, along_state = jax.grad(loss, argnums=(0, 1))(meta, trajectory.final)
             _, pulled_back = jax.vjp(step, meta, trajectory.final)
             # As one vector: under vmap, cg refuses a pytree whose leaves are batched along different axes.

@@ -3,7 +3,7 @@
     state_{k+1} = step(meta, state_k, input_k, task)          k = 0 .. K-1
     J(meta)     = sum_k weight_k * loss(meta, state_k, input_k, task)
 
-A `LearningProcess` is the four functions in these two lines. `gradient_process` builds one for learners that descend a
+A `LearningProcess` is the functions in these two lines. `gradient_process` builds one for learners that descend a
 (possibly learned) loss by a (possibly learned) update rule; processes that are no gradient descent, such as an ODE,
 are written down directly.
 """
@@ -24,7 +24,7 @@ Metrics = dict[str, jax.Array]
 
 
 class LearningProcess(NamedTuple):
-    """A learner, as four pure functions.
+    """A learner, as pure functions: four, and two that may be left out.
 
     init(meta, task, key) -> state_0.
     inputs(meta, task, key) -> pytree whose leaves have a leading axis over k. Everything that varies with k belongs
@@ -38,6 +38,9 @@ class LearningProcess(NamedTuple):
     first_order_step: `step` without the dependence of its inner gradient on state and meta, for the first-order
         and truncated estimators. None makes those replace the Jacobian of `step` with respect to the state by the
         identity, which is exact to O(dt) for an Euler step.
+    prepare(meta, task) -> what the others get for their task. What no update changes, such as the features of a body
+        that stays, belongs here: it is computed, and differentiated, once instead of at every update. By default the
+        task itself.
     """
 
     init: Callable[[Meta, Task, jax.Array], State]
@@ -45,6 +48,7 @@ class LearningProcess(NamedTuple):
     step: Callable[[Meta, State, Input, Task], State]
     loss: Callable[[Meta, State, Input, Task], tuple[jax.Array, Metrics]]
     first_order_step: Callable[[Meta, State, Input, Task], State] | None = None
+    prepare: Callable[[Meta, Task], Task] = lambda meta, task: task
 
 
 class UpdateRule(NamedTuple):

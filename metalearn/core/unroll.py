@@ -67,6 +67,7 @@ def unroll(
         )
     updates = len(weights) - 1
     init_key, inputs_key = jax.random.split(key)
+    task = process.prepare(meta, task)
     state = process.init(meta, task, init_key)
     inputs = process.inputs(meta, task, inputs_key)
     rows, shown = driving_rows(inputs, updates)

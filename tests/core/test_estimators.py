@@ -129,6 +129,66 @@ class QuadraticTest(parameterized.TestCase):
         )
 
 
+class PreparedTest(parameterized.TestCase):
+    """What `prepare` makes of a task once is what computing it at every update would make of it."""
+
+    ESTIMATORS = {
+        "exact": exact,
+        "truncated": truncated(2),
+        "first_order": first_order,
+        "stepwise": stepwise,
+        "displacement": displacement,
+        "implicit": implicit(3),
+    }
+
+    def setUp(self):
+        super().setUp()
+        self.enter_context(jax.enable_x64(True))
+        problem = linear_regression()
+
+        def prepare(meta, task):
+            return task | {name: jnp.tanh(task[name] @ meta["body"]) for name in ("x", "query_x")}
+
+        def process(at_every_update):
+            """The start is taken from features as well."""
+
+            def of(function):
+                if not at_every_update:
+                    return function
+                return lambda meta, *rest: function(meta, *rest[:-1], prepare(meta, rest[-1]))
+
+            start = of(lambda meta, task: meta["w"] + task["x"].mean(0))
+            tied = lambda meta, w: jnp.sum((w - meta["w"]) ** 2)
+            inner = lambda meta, w, input, task: problem.inner_loss(meta, w, input, task) + tied(meta, w)
+            return gradient_process(
+                init=lambda meta, task, key: start(meta, task),
+                inputs=lambda meta, task, key: (),
+                inner_loss=of(inner),
+                outer_loss=of(lambda meta, w, input, task: (problem.outer_loss(meta, w, task), {})),
+                rule=optax_rule(optax.sgd(0.2)),
+            )
+
+        self.once, self.always = process(False)._replace(prepare=prepare), process(True)
+        self.meta = problem.meta | {"body": np.random.default_rng(0).normal(size=(3, 3))}
+        self.task = problem.new_task(7)
+
+    @parameterized.parameters(*ESTIMATORS)
+    def test_every_estimator(self, name):
+        of = lambda process: compiled(self.ESTIMATORS[name](process, objectives.terminal(4)))
+        once, always = (of(process)(self.meta, self.task, jax.random.key(0)) for process in (self.once, self.always))
+        chex.assert_trees_all_close(once, always, rtol=1e-10)
+        self.assertGreater(np.abs(once.gradient["body"]).max(), 1e-3)
+
+    @parameterized.parameters("residuals", "recompute", "segments")
+    def test_finite_differences(self, memory):
+        of_one = compiled(exact(self.once, objectives.terminal(4), memory=memory))
+        estimate = lambda meta: of_one(meta, self.task, jax.random.key(0))
+        direction = np.random.default_rng(1).normal(size=(3, 3))
+        moved = lambda size: self.meta | {"body": self.meta["body"] + size * direction}
+        slope = (estimate(moved(1e-5)).trajectory.value - estimate(moved(-1e-5)).trajectory.value) / 2e-5
+        np.testing.assert_allclose(np.sum(estimate(self.meta).gradient["body"] * direction), slope, rtol=1e-7)
+
+
 def euler_process(dt):
     """ds/dt = a s^2 + u(t), whose loss sees the control: no gradient descent, and no first-order step."""
     return LearningProcess(

@@ -239,10 +239,11 @@ class RowsTest(LittleCase):
 
             @jax.jit
             def logits(task, setting=setting, row=row, of=of, meta=meta):
+                task = of.process.prepare(meta, task)
                 state = of.process.init(meta, task, jax.random.key(0))
                 state = of.process.step(meta, state, (), task)
                 procedure = Procedure(setting, row.biases)
-                return procedure.predicted(meta, state[0].params, state[1])
+                return procedure.predicted(meta, state.params, task[1])
 
             difference = np.abs(logits(task)[:-1] - logits(shorter)).max()
             if row.name.startswith("inductive"):

@@ -71,18 +71,18 @@ class NpbmlTest(FamilyTest):
 
     def states(self, of, meta, task=None, steps=tiny.STEPS):
         """The params of the K + 1 states, by single steps of the process."""
-        task = self.task if task is None else task
+        task = of.process.prepare(meta, self.task if task is None else task)
         state = of.process.init(meta, task, None)
-        params = [state[0].params]
+        params = [state.params]
         for _ in range(steps):
             state = of.process.step(meta, state, (), task)
-            params.append(state[0].params)
+            params.append(state.params)
         return params
 
     def judged(self, of, meta, params, task=None):
-        task = self.task if task is None else task
+        task = of.process.prepare(meta, self.task if task is None else task)
         state = of.process.init(meta, task, None)
-        return of.process.loss(meta, (state[0]._replace(params=params), state[1]), None, task)[0]
+        return of.process.loss(meta, state._replace(params=params), None, task)[0]
 
     def as_weights(self, meta, params):
         """All weights of the classifier."""
@@ -284,7 +284,11 @@ class ComponentsTest(NpbmlTest):
     def test_the_pull_of_each_term_comes_from_what_it_is_shown(self):
         """The pull: the first update, less what it is without the term."""
         of, meta = self.built(replaced(APART, scores="given"))
-        update = compiled(lambda m, task: of.process.step(m, of.process.init(m, task, None), (), task)[0].params)
+
+        @compiled
+        def update(meta, task):
+            task = of.process.prepare(meta, task)
+            return of.process.step(meta, of.process.init(meta, task, None), (), task).params
 
         def pull(component, task):
             moved = (update(at, task) for at in (self.with_one(meta, component), at_identity(meta)))
@@ -417,8 +421,8 @@ class PropertiesTest(NpbmlTest):
         """And is what the whole network would compute: that with blocks that move at no rate."""
         biases = replaced(PAPER, adapted="last", affine=False, film_blocks="all", warps="all")
         of, meta = self.built(biases)
-        state = of.process.init(meta, self.task, None)
-        self.assertEqual(state[1].adapting[0].shape, (len(self.task.support_x), 4, 4, 3))
+        _, seen = of.process.prepare(meta, self.task)
+        self.assertEqual(seen.adapting[0].shape, (len(self.task.support_x), 4, 4, 3))
         start, moved = (jax.tree.map(np.asarray, p) for p in self.states(of, meta, steps=1))
         loss = lambda params: sum(slow_npbml.terms(biases, meta, params, self.task, jax.tree.leaves).values())
         self.assert_descends(start, moved, loss)

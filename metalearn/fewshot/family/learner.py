@@ -155,26 +155,8 @@ def learner(
 
 
 def once_per_task(process: LearningProcess, compute: Callable[[Meta, Any], Any]) -> LearningProcess:
-    """`process`, whose tasks are pairs (task, compute(meta, task)), as a process of tasks.
-
-    What no update changes, such as the features of a body that stays, is so computed (and differentiated) once instead
-    of at every step. The state is a pair as well: that of the process, and what was computed.
-    """
-
-    def init(meta, task, key):
-        computed = compute(meta, task)
-        return process.init(meta, (task, computed), key), computed
-
-    def stepped(step):
-        return lambda meta, state, input, task: (step(meta, state[0], input, (task, state[1])), state[1])
-
-    return LearningProcess(
-        init=init,
-        inputs=lambda meta, task, key: process.inputs(meta, (task, None), key),
-        step=stepped(process.step),
-        loss=lambda meta, state, input, task: process.loss(meta, state[0], input, (task, state[1])),
-        first_order_step=None if process.first_order_step is None else stepped(process.first_order_step),
-    )
+    """`process`, whose tasks are pairs (task, compute(meta, task)), as a process of tasks."""
+    return process._replace(prepare=lambda meta, task: (task, compute(meta, task)))
 
 
 def configured(

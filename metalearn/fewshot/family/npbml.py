@@ -339,4 +339,5 @@ def _holding(process: LearningProcess, hold: Callable[[Meta], Meta]) -> Learning
         held(process.step),
         held(process.loss),
         None if first_order is None else held(first_order),
+        held(process.prepare),
     )
