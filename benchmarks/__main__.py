@@ -19,6 +19,7 @@ from benchmarks import (
     lstm_meta_gradient,
     maml,
     meta_training,
+    npbml,
     pretraining,
     top_strings,
 )
@@ -30,6 +31,7 @@ GROUPS: dict[str, Benchmark] = {
     "lstm_meta_gradient": lstm_meta_gradient.rows,
     "meta_training": meta_training.rows,
     "maml": maml.rows,
+    "npbml": npbml.rows,
     "pretraining": pretraining.rows,
     "distinct_strings": distinct_strings.rows,
     "top_strings": top_strings.rows,

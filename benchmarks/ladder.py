@@ -78,18 +78,26 @@ def outer_step(
     return Program(lambda: step.run(tasks)[0], step.compile_seconds, step.memory_mib / side_by_side)
 
 
-def passes(inner_gradient: str, memory: str, updates: int, support: int, query: int) -> int:
-    """Least forward passes that one task's meta-gradient is worth; support and query: passes that one of each takes."""
+def passes(inner_gradient: str, memory: str, updates: int, support: int, query: int, *, moves: bool = True) -> int:
+    """Least forward passes that one task's meta-gradient is worth; support and query: passes that one of each takes.
+
+    moves: whether the weights passed move in the inner loop. If not, an update needs three passes less: no gradient
+        with respect to them, and not the two that differentiate it.
+    """
     each = 9 if (memory, inner_gradient) == ("residuals", "plain") else 11
-    return each * updates * support + 3 * query
+    return (each if moves else each - 3) * updates * support + 3 * query
 
 
 class Climbed(NamedTuple):
-    """What `climb` found: all programs, the fastest rung, and the rate of a large matrix product in GFLOP/s."""
+    """What `climb` found: all programs, the fastest rung, and the rate of a large matrix product in GFLOP/s.
+
+    times: wall seconds of a call of the fastest ("ours"), of the product ("product") and of its peers, taken in turns.
+    """
 
     programs: dict[Rung, Program]
     best: Rung
     gflops: float
+    times: dict[str, float]
 
 
 Peers = Callable[[Rung, Program], tuple[dict[str, Callable[[], Any]], str]]
@@ -143,7 +151,7 @@ def climb(
         yield Row(f"{name}/pytorch", None, "s/task", note=note)
     ratio = min(times[peer] for peer in calls) / times["ours"] if calls else None
     yield row("best", best, times, ratio, f"{' '.join(best)}; {note}")
-    return Climbed(programs, best, product_operations / times["product"] / 1e9)
+    return Climbed(programs, best, product_operations / times["product"] / 1e9, times)
 
 
 def relative_error(gradient: Any, reference: Any) -> float:

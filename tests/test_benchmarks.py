@@ -1,6 +1,7 @@
 """The benchmarks' harness with tiny benchmarks of known outcome, and the real ones in miniature. No clock is judged."""
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -24,6 +25,7 @@ from benchmarks import (
     lstm_meta_gradient,
     maml,
     meta_training,
+    npbml,
     pretraining,
 )
 from benchmarks.harness import Row
@@ -243,6 +245,52 @@ class MamlTest(absltest.TestCase):
         self.assertLen([row for row in rows if "memory" in row.name and row.peak_memory_mib is None], 4)
         for row in rows:
             self.assertTrue(row.value is None or row.value > 0, row)
+
+
+class NpbmlTest(absltest.TestCase):
+    SIZES = maml.Sizes(filters=2, blocks=2, size=4, channels=1, ways=2, shots=1, queries=1, updates=1, tasks=2)
+
+    def test_operations_by_hand(self):
+        """A convolution: a product for each position, offset, input and output. The support set and the query: 2 each.
+
+        Blocks see 16 and 4 positions, and warps as many, but those at the end of a block a quarter.
+        """
+        moving = 2 * (16 * 9 * 1 * 2 + 4 * 9 * 2 * 2)
+        warps = 2 * (16 * 9 * 2 * 2 + 4 * 9 * 2 * 2)
+        modulation = 2 * (16 * 1 * 4 + 4 * 2 * 4) + 2 * (16 * 2 * 4 + 4 * 2 * 4)  # of maps, and of warps
+        recompute, residuals = ("mixed", "recompute", "map"), ("plain", "residuals", "map")
+        full = functools.partial(npbml.operations, self.SIZES, npbml.PAPER)
+        self.assertEqual(full(recompute), (11 * 4 + 3 * 2) * moving + (8 * 4 + 3 * 2) * (warps + modulation))
+        self.assertEqual(full(residuals), (9 * 4 + 3 * 2) * moving + (6 * 4 + 3 * 2) * (warps + modulation))
+        self.assertEqual(full(recompute, alike=True), (11 * 4 + 3 * 2) * (moving + warps + modulation))
+        below, moving, warp = 2 * 16 * 9 * 1 * 2, 2 * 4 * 9 * 2 * 2, 2 * 1 * 9 * 2 * 2
+        self.assertEqual(
+            npbml.operations(self.SIZES, npbml.LAST_BLOCK, recompute),
+            (4 + 2) * below + (11 * 4 + 3 * 2) * moving + (8 * 4 + 3 * 2) * warp,
+        )
+
+    def test_the_peer_adapts_on_both_sets(self):
+        _, tasks = maml.problem(self.SIZES)
+        both = npbml.on_both(tasks)
+        np.testing.assert_array_equal(both.support_x[:, :2], tasks.support_x)
+        np.testing.assert_array_equal(both.support_x[:, 2:], tasks.query_x)
+        self.assertEqual(both.support_y.tolist(), [[0, 1, 0, 1]] * 2)
+
+    @pytest.mark.slow
+    def test_every_row(self):
+        large = dataclasses.replace(self.SIZES, tasks=1, size=8)
+        with (
+            mock.patch.object(npbml, "RUNGS", npbml.RUNGS[:1]),
+            mock.patch.object(npbml, "MEMORY_RUNGS", npbml.MEMORY_RUNGS[:2]),
+        ):
+            rows = list(npbml.rows(self.SIZES, large, (2, 2), rounds=1))
+        self.assertLen({row.name for row in rows}, len(rows))
+        for row in rows:
+            self.assertGreater(row.value, 0, row)
+        named = {row.name: row for row in rows}
+        every, least = (named[f"npbml/full/efficiency{suffix}"].value for suffix in ("", ", least"))
+        self.assertGreater(every, least)
+        self.assertLen([row for row in rows if row.unit == "MiB/task"], 2)
 
 
 class PretrainingTest(absltest.TestCase):
