@@ -20,6 +20,8 @@ from experiments.learned_procedures.training import Trainer, best_rate, first_me
 from metalearn.run import Progress, RunDirectory, RunPaths, Stages
 from metalearn.run.claims import table as claims_table
 
+_COMPILING = 45.0  # seconds, on two cores
+
 
 def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Runs the experiment, or goes on with it, and returns what `result.json` holds."""
@@ -82,16 +84,17 @@ def _losses(
             stage = paths.stage(f"rates_learned_{rate:g}")
             part = progress.part(number, number + 1, config.rates.steps)
             measure = functools.partial(loss_after, trainer, config, rate, stage, part)
-            learned.append(float(stored(stage.root / "loss.json", measure)))
+            learned.append(float(stored(stage.root / "loss.json", lambda measure=measure: np.asarray(measure()))))
             progress.update(number + 1)
     found["learned"] = np.array(learned)
     return {start: dict(zip(grid, losses.tolist(), strict=True)) for start, losses in found.items()}
 
 
 def _choosing_seconds(config: Config) -> float:
-    """As `_expected_seconds`, of choosing the rates."""
+    """Of choosing the rates, and of compiling what all conditions run."""
     count = len(config.rates.grid) if len(config.rates.grid) > 1 else 0
-    return count * config.rates.steps / config.training.steps * training_flops(config) / (1e9 * RATES["lstm"])
+    share = count * config.rates.steps / config.training.steps
+    return _COMPILING + share * training_flops(config) / (1e9 * RATES["lstm"])
 
 
 def _expected_seconds(config: Config, condition: Condition) -> tuple[float, float]:

@@ -2,10 +2,10 @@
 
 With F(start, procedure) the F1 of a condition, of one network and one target:
 
-    benefit       F(learned, p) - F(random, plain)
-    start         F(learned, plain) - F(random, plain)
-    procedure     F(random, p) - F(random, plain)
-    interaction   benefit - start - procedure
+    benefit        F(learned, p) - F(random, plain)
+    by_start       F(learned, plain) - F(random, plain)
+    by_procedure   F(random, p) - F(random, plain)
+    interaction    benefit - by_start - by_procedure
 
 All are means of differences over sources, paired by seed and target; the language of meta-training is left out.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.formal_languages.lab.contrasts import FEW, MARGIN, METRIC, OURS, extent, mean_of, samples
 from experiments.formal_languages.lab.drawings import INTERVAL, bars, estimate, finish
-from experiments.formal_languages.lab.records import METRICS
+from experiments.formal_languages.lab.records import METRICS, Metric
 from experiments.learned_procedures.config import BASELINE, Condition, Config
 from experiments.learned_procedures.cost import meta_parameters
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge
@@ -31,7 +31,7 @@ Scores = Mapping[Condition, np.ndarray]
 Weights = Mapping[Condition, float]
 """What each condition counts in a sum of F1."""
 
-PARTS = ("start", "procedure", "interaction", "benefit")
+PARTS = ("by_start", "by_procedure", "interaction", "benefit")
 WORDS = {
     "rate": "rate",
     "loss": "loss",
@@ -64,7 +64,7 @@ class Order(NamedTuple):
 
 
 def contrast(
-    config: Config, scores: Scores, weights: Weights, strings: int, metric: str = METRIC, source: str | None = None
+    config: Config, scores: Scores, weights: Weights, strings: int, metric: Metric = METRIC, source: str | None = None
 ) -> np.ndarray:
     """Sum over conditions of weight times F1, [seeds, targets]: of one source, or the mean over sources.
 
@@ -85,8 +85,8 @@ def parts_of(procedure: str) -> dict[str, dict[Condition, float]]:
     whole, start = Condition("learned", procedure), Condition("learned", "plain")
     alone = Condition("random", procedure)
     return {
-        "start": {start: 1.0, BASELINE: -1.0},
-        "procedure": {alone: 1.0, BASELINE: -1.0},
+        "by_start": {start: 1.0, BASELINE: -1.0},
+        "by_procedure": {alone: 1.0, BASELINE: -1.0},
         "interaction": {whole: 1.0, start: -1.0, alone: -1.0, BASELINE: 1.0},
         "benefit": {whole: 1.0, BASELINE: -1.0},
     }
@@ -96,7 +96,7 @@ def orders(procedures: Sequence[str]) -> Iterator[Order]:
     """The claims, for these procedures; the last of them is the whole procedure."""
     start, rate, full = Condition("learned", "plain"), Condition("random", "rate"), procedures[-1]
     parts, name = parts_of(full), WORDS.get(full, full)
-    yield Order("A learned start helps plain descent", parts["start"])
+    yield Order("A learned start helps plain descent", parts["by_start"])
     yield Order("From random weights a learned rate is as good as the chosen one", {rate: 1, BASELINE: -1},
                 -MARGIN, MARGIN)  # fmt: skip
     learned = [p for p in procedures if p not in ("plain", "rate")]
@@ -108,7 +108,7 @@ def orders(procedures: Sequence[str]) -> Iterator[Order]:
         yield Order(f"From a learned start {words}", {Condition("learned", p): 1, Condition("learned", "rate"): -1})
     yield Order(f"A learned start brings more than a learned {name} from random weights",
                 {start: 1, Condition("random", full): -1})  # fmt: skip
-    for part, words in (("start", "A learned start"), ("procedure", f"A learned {name}")):
+    for part, words in (("by_start", "A learned start"), ("by_procedure", f"A learned {name}")):
         yield Order(f"{words} alone brings at least half of what both bring", _sum(parts[part], parts["benefit"], -0.5))
     yield Order(f"A learned start and a learned {name} together bring less than the sum of each alone",
                 parts["interaction"], -math.inf, 0.0)  # fmt: skip
@@ -197,41 +197,44 @@ def _write_csv(paths: RunPaths, name: str, rows: list[dict[str, Any]]) -> None:
 
 _STARTS = {"random": "start drawn anew", "learned": "learned start"}
 _PARTS = {
-    "start": "by the start alone",
-    "procedure": "by the procedure alone",
+    "by_start": "by the start alone",
+    "by_procedure": "by the procedure alone",
     "interaction": "interaction",
-    "benefit": "by both",
+    "benefit": "by both together",
 }
+
+_TICKS = {"both": "loss and\npreconditioner", "all": "both and\nmodulation"}
 
 
 def _draw(config: Config, rates: Mapping[str, float], scores: Scores, paths: RunPaths) -> None:
     """F1 of all conditions, and below it the benefit taken apart."""
     strings = few(config)
     of = lambda weights: contrast(config, scores, weights, strings)
-    colours = [PALETTE[name] for name in ("sky", "blue", "orange", "vermillion", "purple", "black")]
+    colours = [PALETTE[name] for name in ("sky", "blue", "orange", "vermillion", "purple", "green")]
     with figure(paths.figure("learned_procedures"), rows=2, size=(9.0, 3.6)) as ((above,), (below,)):
-        names = [
-            p.replace("both", "loss and\npreconditioner").replace("all", "all, with\nFiLM") for p in config.procedures
-        ]
+        names = [_TICKS.get(procedure, procedure) for procedure in config.procedures]
         series = {
             words: {name: of({Condition(start, p): 1.0}) for name, p in zip(names, config.procedures, strict=True)}
             for start, words in _STARTS.items()
         }
         bars(above, names, series, colours[:2])
-        above.set(ylabel="continuation F1", ylim=(0, 1), title="What is learned of the procedure, by the start")
+        above.set(ylabel="continuation F1", ylim=(0, 1), title="F1, by what is learned of the procedure")
         above.legend(loc="upper left", ncols=2)
         gains = {
             words: {name: of(parts_of(p)[part]) for name, p in zip(names[1:], config.procedures[1:], strict=True)}
             for part, words in _PARTS.items()
         }
         bars(below, names[1:], gains, colours[2:])
-        below.set(ylabel="gain of F1", title="Gain over plain descent from random weights")
+        below.set(
+            ylabel="gain of F1",
+            title="What F1 gains over plain descent from random weights, and by which part of what is learned",
+        )
         sources = " or ".join(config.sources)
         whose = extent(of({BASELINE: 1.0}))
         finish(
             below,
-            f"F1 {METRICS[METRIC]} after {config.test_updates} updates on N = {strings} strings, {whose}; "
-            f"LSTMs meta-trained on {sources}",
+            f"Start or procedure? F1 {METRICS[METRIC]} after {config.test_updates} updates on N = {strings} strings, "
+            f"{whose}, learned on {sources}",
             f"{INTERVAL}; dots: seeds. Inner rates, each the best for plain descent: {rates['random']:g} from weights "
             f"drawn anew, {rates['learned']:g} from a learned start.",
         )

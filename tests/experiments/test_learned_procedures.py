@@ -260,8 +260,8 @@ class ReportTest(absltest.TestCase):
             r for r in report.decomposition_rows(SMOKE, self.found) if (r["procedure"], r["strings"]) == ("all", 3)
         ]
         for name, expected in {
-            "start": 0.2, "procedure": 0.1, "interaction": 0.1, "benefit": 0.4,
-            "start_share": 0.5, "procedure_share": 0.25, "interaction_share": 0.25,
+            "by_start": 0.2, "by_procedure": 0.1, "interaction": 0.1, "benefit": 0.4,
+            "by_start_share": 0.5, "by_procedure_share": 0.25, "interaction_share": 0.25,
         }.items():  # fmt: skip
             self.assertAlmostEqual(row[name], expected, places=12, msg=name)
 
@@ -296,7 +296,7 @@ class ReportTest(absltest.TestCase):
         for procedure in ("rate", "all"):
             parts = report.parts_of(procedure)
             total = {}
-            for part in ("start", "procedure", "interaction"):
+            for part in ("by_start", "by_procedure", "interaction"):
                 total = report._sum(total, parts[part], 1.0)
             self.assertEqual({c: w for c, w in total.items() if w}, parts["benefit"])
 
