@@ -100,15 +100,22 @@ def statistics_of(params: Any, *, moments: str = "differentiable", norms: str = 
         norms: "l1_l2", or "l2_l2": twice the second.
     """
     hold = jax.lax.stop_gradient if moments == "detached" else lambda x: x
-    rows = []
-    for leaf in jax.tree.leaves(params):
-        mean = leaf.mean()
-        variance = jnp.sum((leaf - mean) ** 2) / max(leaf.size - 1, 1)
-        rounding = (8 * jnp.finfo(leaf.dtype).eps * mean) ** 2
+    leaves = jax.tree.leaves(params)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        places.setdefault(leaf.shape, []).append(place)
+    rows: dict[int, jax.Array] = {}
+    for alike in places.values():  # side by side: every leaf that is seen to alone takes its time to compile
+        x = jnp.stack([leaves[place].ravel() for place in alike])
+        mean = x.mean(1)
+        variance = jnp.sum((x - mean[:, None]) ** 2, 1) / max(x.shape[1] - 1, 1)
+        rounding = (8 * jnp.finfo(x.dtype).eps * mean) ** 2
         deviation = safe_sqrt(jnp.where(variance > rounding, variance, 0))
-        euclidean = safe_sqrt(jnp.sum(leaf**2))
-        rows += [hold(mean), hold(deviation), jnp.sum(jnp.abs(leaf)) if norms == "l1_l2" else euclidean, euclidean]
-    return jnp.stack(rows)
+        euclidean = safe_sqrt(jnp.sum(x**2, 1))
+        first = jnp.sum(jnp.abs(x), 1) if norms == "l1_l2" else euclidean
+        found = jnp.stack([hold(mean), hold(deviation), first, euclidean], 1)
+        rows |= zip(alike, found, strict=True)
+    return jnp.concatenate([rows[place] for place in range(len(leaves))])
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
