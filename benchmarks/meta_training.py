@@ -39,7 +39,8 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 """How far the peer's loss may be from ours, relatively, and its gradient, relative to its norm: both are float32."""
 VARIANTS_TRIED = 3
 """Languages on which all variants of PyTorch are tried."""
-EPISODES = EpisodeSettings(grid_times=(6, 12, 24, 48, 112, 112, 112), grid_rows=(4, 6, 8, 8, 4, 10, 24))
+GRIDS = (*itertools.product((6, 12, 24, 48, 112), (1, 2, 4, 8)), (112, 10))
+EPISODES = EpisodeSettings(grid_times=tuple(t for t, _ in GRIDS), grid_rows=tuple(r for _, r in GRIDS))
 
 
 @dataclasses.dataclass(frozen=True)

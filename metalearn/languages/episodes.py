@@ -19,7 +19,7 @@ import numpy as np
 from metalearn.languages import tokens
 from metalearn.languages.metagrammar import MetagrammarSettings, sample_grammar
 from metalearn.languages.model import Strings
-from metalearn.languages.prefixes import Prefixes, cheapest, fit, grids_of, stacked_grids, work
+from metalearn.languages.prefixes import Prefixes, cheapest, fit, stacked_grids, work
 from metalearn.languages.randomness import host_rng
 from metalearn.languages.withholding import Withheld, is_withheld
 
@@ -180,8 +180,7 @@ class EpisodeBatches:
         samples = [
             _token_strings(kinds, counts, sizes.length, permutation) for _, (kinds, counts), permutation in drawn
         ]
-        best = cheapest([strings for strings, _ in samples], sizes.grids)
-        return Episode(support, stacked_grids([grids_of(*sample, *best) for sample in samples]))
+        return Episode(support, stacked_grids(cheapest(samples, sizes.grids)))
 
     def _supports(self, drawn, updates: int, length: int) -> Strings:
         if not self._settings.support_rows:

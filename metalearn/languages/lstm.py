@@ -19,7 +19,7 @@ import numpy as np
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.prefixes import looked_up
-from metalearn.languages.products import Product, bare, product_named
+from metalearn.languages.products import Product, bare, product_named, weights_gradient
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
 
 
@@ -40,19 +40,23 @@ def lstm(
     return recurrent(lstm_cell(product_named(products)), vocabulary, units, layers, dropout)
 
 
-def _activations(gates):
-    """gates: [..., 4H] -> input, forget, candidate and output gates, [..., H] each."""
-    # One tanh over all of them, as sigmoid(x) = (1 + tanh(x / 2)) / 2; the barrier keeps it one, as the compiler would
-    # evaluate it anew for every use.
+def _squashed(gates):
+    """One tanh over all of gates [..., 4H], as sigmoid(x) = (1 + tanh(x / 2)) / 2: what a step keeps of its gates."""
+    # The barrier keeps it one, as the compiler would evaluate it anew for every use.
     units = gates.shape[-1] // 4
     candidate = np.arange(4) == 2
     scale = np.repeat(np.where(candidate, 1.0, 0.5), units).astype(gates.dtype)
-    i, f, g, o = jnp.split(jax.lax.optimization_barrier(jnp.tanh(scale * gates)), 4, axis=-1)
+    return jax.lax.optimization_barrier(jnp.tanh(scale * gates))
+
+
+def _opened(squashed):
+    """i, f, g and o, [..., H] each."""
+    i, f, g, o = jnp.split(squashed, 4, axis=-1)
     return 0.5 + 0.5 * i, 0.5 + 0.5 * f, g, 0.5 + 0.5 * o
 
 
-def _cell(gates, c):
-    i, f, g, o = _activations(gates)
+def _cell(squashed, c):
+    i, f, g, o = _opened(squashed)
     c = f * c + i * g
     return c, o * jnp.tanh(c)
 
@@ -73,19 +77,19 @@ def _recurrence_forward(product, driven, weights, keep):
     def step(carry, row):
         h, c = carry
         driven, keep = row
-        gates = driven + product(keep * h, weights)
-        c, h = _cell(gates, keep * c)
-        return (h, c), (h, c, gates)
+        squashed = _squashed(driven + product(keep * h, weights))
+        c, h = _cell(squashed, keep * c)
+        return (h, c), (h, c, squashed)
 
-    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), (driven, keep))
-    return h, (h, c, gates, weights, keep)
+    _, (h, c, squashed) = jax.lax.scan(step, (zeros, zeros), (driven, keep))
+    return h, (h, c, squashed, weights, keep)
 
 
 def _recurrence_backward(product, residuals, dh):
     product = bare(product)
-    h, c, gates, weights, keep = residuals
+    h, c, squashed, weights, keep = residuals
     before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-    to_c, from_c, from_h, f = _slopes(gates, c, before(c))
+    to_c, from_c, from_h, f = _slopes(squashed, c, before(c))
     transposed = weights.T
 
     def step(carry, row):
@@ -96,7 +100,7 @@ def _recurrence_backward(product, residuals, dh):
 
     zeros = jnp.zeros_like(h[0])
     _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
-    return dgates, product(_flat(before(h)).T, _flat(dgates)), None
+    return dgates, weights_gradient(product, before(h), dgates), None
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
@@ -119,21 +123,21 @@ def _branching_forward(product, driven, weights, prefixes):
     def step(filled, row):
         time, driven, parents = row
         h, c = jnp.split(looked_up(filled, parents), 2, axis=-1)
-        gates = driven + product(h, weights)
-        c, h = _cell(gates, c)
-        return jax.lax.dynamic_update_index_in_dim(filled, jnp.concatenate([h, c], -1), time, 0), gates
+        squashed = _squashed(driven + product(h, weights))
+        c, h = _cell(squashed, c)
+        return jax.lax.dynamic_update_index_in_dim(filled, jnp.concatenate([h, c], -1), time, 0), squashed
 
     filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
-    filled, gates = jax.lax.scan(step, filled, (jnp.arange(times), driven, prefixes.parents))
-    return filled[:-1, :, :units], (filled, gates, weights, prefixes)
+    filled, squashed = jax.lax.scan(step, filled, (jnp.arange(times), driven, prefixes.parents))
+    return filled[:-1, :, :units], (filled, squashed, weights, prefixes)
 
 
 def _branching_backward(product, residuals, dh):
     product = bare(product)
-    filled, gates, weights, prefixes = residuals
+    filled, squashed, weights, prefixes = residuals
     times, rows, units = dh.shape
     h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
-    to_c, from_c, from_h, f = _slopes(gates, filled[:-1, :, units:], c_before)
+    to_c, from_c, from_h, f = _slopes(squashed, filled[:-1, :, units:], c_before)
     transposed = weights.T
 
     def step(handed, row):
@@ -147,15 +151,15 @@ def _branching_backward(product, residuals, dh):
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
     rows_of = (jnp.arange(times), cells, dh, to_c, from_c, from_h, f)
     _, dgates = jax.lax.scan(step, jnp.zeros_like(filled), rows_of, reverse=True)
-    return dgates, product(_flat(h_before).T, _flat(dgates)), None
+    return dgates, weights_gradient(product, h_before, dgates), None
 
 
 _branching.defvjp(_branching_forward, _branching_backward)
 
 
-def _slopes(gates, c, c_before):
+def _slopes(squashed, c, c_before):
     """What does not depend on later times, prepared for all times at once, outside the scan: see `_cell_backward`."""
-    i, f, g, o = _activations(gates)
+    i, f, g, o = _opened(squashed)
     tanh_c = jnp.tanh(c)
     from_c = jnp.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2)], axis=-1)
     return o * (1 - tanh_c**2), from_c, tanh_c * o * (1 - o), f
@@ -167,16 +171,12 @@ def _cell_backward(dh, dc_later, to_c, from_c, from_h):
     return jnp.concatenate([jnp.tile(dc, 3) * from_c, dh * from_h], axis=-1), dc
 
 
-def _flat(x):
-    return x.reshape(-1, x.shape[-1])
-
-
 def lstm_cell(product: Product = jnp.matmul) -> Cell:
     """The LSTM, with all products by `product`."""
 
     def step(params: Gates, state, driven):
         h, c = state
-        c, h = _cell(driven + product(h, params.hidden_weights), c)
+        c, h = _cell(_squashed(driven + product(h, params.hidden_weights)), c)
         return LSTMState(h, c), h
 
     return Cell(

@@ -94,7 +94,7 @@ def _cross_entropy_after(model, params, prefixes, key, axis):
         keys = None if key is None else jax.random.split(key, grids)
         first = lambda rows: jax.tree.map(lambda x: x[0], rows)
         # Grids without a prefix come last.
-        used = jnp.max(jnp.where((prefixes.counts > 0).any((1, 2, 3)), np.arange(grids) + 1, 0))
+        used = jnp.max(jnp.where((prefixes.tokens != PAD).any((1, 2)), np.arange(grids) + 1, 0))
         of_one = lambda params, rows: _surprise_after(model, params, *first(rows))
         total = sum_in_parts(of_one, 1, axis)(params, (prefixes, keys), used)
     return total / jnp.maximum(jnp.sum(prefixes.counts), 1.0)

@@ -85,25 +85,35 @@ def fit(strings: Sequence[Sequence[int]], counts: Sequence[int], times: int, row
     return _grid(sample, times, rows)
 
 
-def cheapest(samples: Sequence[Sequence[Sequence[int]]], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (times, rows) in which grids of these samples, each several token strings, take the least work."""
+def cheapest(
+    samples: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]], sizes: Sequence[tuple[int, int]]
+) -> list[list[Prefixes]]:
+    """The grids of samples, each several token strings and their counts, in the size that takes the least work.
+
+    One size for all samples. How many grids trees fill is only known once they are laid out, which is done for the
+    three sizes that would take the least if all grids but the last were filled to six sevenths.
+
+    Args:
+        sizes: (times, rows) of grids.
+    """
     needs = []
-    for strings in samples:
+    for strings, _ in samples:
         ordered = sorted(map(tuple, strings))
         pairs = zip([(), *ordered], ordered, strict=False)
         needs.append((max(map(len, ordered)) - 1, sum(len(b) - 1 - _shared(a[:-1], b[:-1]) for a, b in pairs)))
 
-    def total(size: tuple[int, int]) -> float:
-        return sum(
-            work(size) * -(-cells // (size[0] * size[1])) if times <= size[0] else np.inf for times, cells in needs
-        )
+    def expected(size: tuple[int, int]) -> float:
+        room = 6 * size[0] * size[1]
+        return sum(work(size) * -(-7 * cells // room) if times <= size[0] else np.inf for times, cells in needs)
 
-    return min(sizes, key=total)
+    best = sorted(sizes, key=expected)[:3]
+    laid_out = [[grids_of(*sample, *size) for sample in samples] for size in best if expected(size) < np.inf]
+    return min(laid_out, key=lambda each: sum(len(grids) * work(grids[0].tokens.shape) for grids in each))
 
 
-def work(size: tuple[int, int]) -> int:
-    """What a grid of (times, rows) takes: a time takes as much as five more rows would, on a CPU."""
-    return size[0] * (size[1] + 5)
+def work(size: tuple[int, ...]) -> int:
+    """What a grid of (times, rows) takes on a CPU, in cells: a time takes as much as one more row, a grid 25 cells."""
+    return size[0] * (size[1] + 1) + 25
 
 
 def stacked_grids(each: Sequence[Sequence[Prefixes]]) -> Prefixes:

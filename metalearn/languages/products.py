@@ -14,6 +14,30 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [..., A], weights [A, B]) -> [..., B]."""
 
 
+def weights_gradient(product: Product, x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """What the gradient [..., B] of a product's result makes of its weights, [A, B], given its operand x [..., A].
+
+    On a CPU it takes half of the time of what JAX would do, which is to transpose the larger of the two, or neither.
+    """
+    x, gradient = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
+    # Without the barrier the compiler would make the transpose part of the product, in a slower way.
+    return product(jax.lax.optimization_barrier(x.T), gradient)
+
+
+@jax.custom_vjp
+def plain(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """The product as it is, with `weights_gradient`."""
+    return jnp.matmul(x, weights)
+
+
+def _plain_backward(operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, weights = operands
+    return jnp.matmul(gradient, weights.T), weights_gradient(jnp.matmul, x, gradient)
+
+
+plain.defvjp(lambda x, weights: (jnp.matmul(x, weights), (x, weights)), _plain_backward)
+
+
 def bare_rounded(x: jax.Array, weights: jax.Array) -> jax.Array:
     """The product of rounded operands, in the type of x; for rules of derivatives, which JAX differentiates forwards.
 
@@ -31,14 +55,13 @@ def rounded(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 def _backward(operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, weights = operands
-    flat = lambda array: array.reshape(-1, array.shape[-1])
-    return bare_rounded(gradient, weights.T), bare_rounded(flat(x).T, flat(gradient))
+    return bare_rounded(gradient, weights.T), weights_gradient(bare_rounded, x, gradient)
 
 
 rounded.defvjp(lambda x, weights: (bare_rounded(x, weights), (x, weights)), _backward)
 
 
-PRODUCTS: dict[str, Product] = {"float32": jnp.matmul, "bfloat16": rounded}
+PRODUCTS: dict[str, Product] = {"float32": plain, "bfloat16": rounded}
 
 
 def product_named(name: str) -> Product:
@@ -53,5 +76,5 @@ def product_named(name: str) -> Product:
 
 
 def bare(product: Product) -> Product:
-    """The same product for rules of derivatives."""
-    return bare_rounded if product is rounded else product
+    """The same product for rules of derivatives, which JAX differentiates forwards."""
+    return {plain: jnp.matmul, rounded: bare_rounded}.get(product, product)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.prefixes import Prefixes, looked_up
-from metalearn.languages.products import Product
+from metalearn.languages.products import Product, plain
 from metalearn.languages.tokens import START
 
 
@@ -122,9 +122,9 @@ def recurrent(cell: Cell, vocabulary: int, units: int, layers: int = 2, dropout:
         rows = jax.nn.one_hot(tokens, vocabulary, dtype=params.embedding.dtype)
         first, *others = params.layers
         if key is None or dropout == 0:
-            driven = rows @ cell.drive(first, params.embedding)
+            driven = plain(rows, cell.drive(first, params.embedding))
         else:
-            driven = cell.drive(first, drop(0, rows @ params.embedding))
+            driven = cell.drive(first, drop(0, plain(rows, params.embedding)))
         hidden = drop(1, through(first, driven))
         for number, layer in enumerate(others, start=2):
             hidden = drop(number, through(layer, cell.drive(layer, hidden)))

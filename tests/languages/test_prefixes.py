@@ -13,7 +13,7 @@ from metalearn.languages.architectures import architecture
 from metalearn.languages.episodes import distinct
 from metalearn.languages.lstm import lstm, lstm_cell
 from metalearn.languages.model import Strings, cross_entropy
-from metalearn.languages.prefixes import Prefixes, fit, grids_of
+from metalearn.languages.prefixes import Prefixes, cheapest, fit, grids_of
 from metalearn.languages.recurrent import recurrent
 from metalearn.languages.tokens import END, FIRST_SYMBOL, PAD, START, VOCABULARY, encode
 from tests.core.problems import compiled
@@ -133,6 +133,19 @@ class LayoutTest(parameterized.TestCase):
         self.assertIsNone(fit(strings, counts, 3, 9))
         with self.assertRaisesRegex(ValueError, "5 tokens needs 4 times, and the grids have 3"):
             grids_of(strings, counts, 3, 9)
+
+    @parameterized.parameters(
+        ([(0, 1, 2)], [(2, 9), (9, 2), (4, 1), (4, 2)], (4, 1)),  # one row does, but not in two times
+        (list(itertools.product(range(2), repeat=3)), [(5, 1), (20, 1), (20, 4)], (20, 1)),  # in one grid, not in many
+        (list(itertools.product(range(2), repeat=3)), [(8, 8), (16, 2)], (16, 2)),  # what is left empty costs as well
+    )
+    def test_the_size_that_takes_the_least_work(self, sample, sizes, best):
+        alone = token_strings(sample)
+        both = cheapest([alone, alone], sizes)
+        for grids in both:
+            self.assertEqual({grid.tokens.shape for grid in grids}, {best})
+            chex.assert_trees_all_equal(stacked(grids), stacked(grids_of(*alone, *best)))
+        self.assertLen(both, 2)
 
     def test_strings_that_begin_alike_share_a_grid(self):
         """Two families of 40 strings, each in 2 grids of its own but for what is left over."""

@@ -61,9 +61,21 @@ class ProductTest(absltest.TestCase):
         np.testing.assert_allclose(tangent[1], flat(directions[0]).T @ flat(self.seen), rtol=1e-4, atol=1e-4)
 
     def test_float32_is_the_plain_product(self):
-        plain = product_named("float32")
-        self.assertIs(bare(plain), plain)
-        np.testing.assert_allclose(plain(self.x, self.weights), self.x @ self.weights, rtol=1e-6)
+        """Its value, gradient and tangent of the gradient are those of JAX's own product."""
+
+        def derivatives(product):
+            value = lambda x, weights: jnp.sum(jnp.sin(product(x, weights)) * self.seen)
+            gradient = jax.value_and_grad(value, argnums=(0, 1))
+            along = (2 * self.x[::-1], 3 * self.weights[::-1])
+            return compiled(lambda: jax.jvp(gradient, (self.x, self.weights), along))()
+
+        found, expected = derivatives(product_named("float32")), derivatives(jnp.matmul)
+        for mine, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-3)
+
+    def test_products_in_rules_of_derivatives(self):
+        self.assertIs(bare(product_named("float32")), jnp.matmul)
+        self.assertIs(bare(jnp.matmul), jnp.matmul)
 
     def test_an_unknown_name(self):
         with self.assertRaisesRegex(ValueError, "products='float16'.*float32, bfloat16"):
