@@ -12,7 +12,7 @@ from experiments.learned_procedures.config import BASELINE, Condition, Config
 from experiments.learned_procedures.switches import PARTS, init_all, switched, switches
 from metalearn.languages.nine import NINE
 
-_DRAWN = 2  # batches of each of the nine languages, drawn to see how many rows episodes take
+_DRAWN = 2  # batches of each language, drawn to see how many rows episodes take
 
 
 def training_flops(config: Config) -> float:
@@ -39,9 +39,9 @@ def meta_parameters(config: Config, condition: Condition) -> int:
     """Numbers that a condition learns."""
     shapes = jax.eval_shape(init_all, jax.random.key(0), _params(config))
     learned = switches(*condition)
-    ones = {part: jax.tree.map(lambda x: np.ones(x.shape), shapes[part]) for part in PARTS}
-    of_procedure = sum(int(np.sum(leaf)) for leaf in jax.tree.leaves(switched(ones, learned)))
-    return of_procedure + int(learned["start"]) * parameters(config.lab, "lstm")
+    on = switched({part: jax.tree.map(lambda _: 1.0, shapes[part]) for part in PARTS}, learned)
+    sizes = jax.tree.map(lambda x, on: x.size * int(on), {part: shapes[part] for part in on}, on)
+    return sum(jax.tree.leaves(sizes)) + int(learned["start"]) * parameters(config.lab, "lstm")
 
 
 def describe(config: Config) -> str:
@@ -81,9 +81,12 @@ def describe(config: Config) -> str:
 
 @functools.cache
 def _tokens(config: Config) -> tuple[float, float]:
-    """Tokens of the support and of the query of an episode, padding included, on average over the nine languages."""
-    sources = Sources(config.lab)
-    drawn = [sources.batch(name, step) for name in NINE for step in range(_DRAWN)]
+    """Tokens of the support and of the query of an episode, padding included.
+
+    A mean over the sources, but for pools, which would have to be built; without others, over the nine languages.
+    """
+    sources, names = Sources(config.lab), [name for name in config.sources if name in NINE] or list(NINE)
+    drawn = [sources.batch(name, step) for name in names for step in range(_DRAWN)]
     sizes = lambda part: float(np.mean([np.prod(part(batch).tokens.shape[-2:]) for batch in drawn]))
     return sizes(lambda episode: episode.support), sizes(lambda episode: episode.query)
 

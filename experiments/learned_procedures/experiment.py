@@ -84,7 +84,7 @@ def _losses(
             stage = paths.stage(f"rates_learned_{rate:g}")
             part = progress.part(number, number + 1, config.rates.steps)
             measure = functools.partial(loss_after, trainer, config, rate, stage, part)
-            learned.append(float(stored(stage.root / "loss.json", lambda measure=measure: np.asarray(measure()))))
+            learned.append(float(stored(stage.root / "loss.json", measure)))
             progress.update(number + 1)
     found["learned"] = np.array(learned)
     return {start: dict(zip(grid, losses.tolist(), strict=True)) for start, losses in found.items()}

@@ -50,17 +50,17 @@ def losses_by_rate(config: Config, sources: Sources) -> np.ndarray:
     return found / config.rates.batches
 
 
-def loss_after(trainer: "Trainer", config: Config, rate: float, paths: RunPaths, progress: Progress) -> float:
-    """Loss of the query in the meta-training of a start for plain descent at this rate, at the end of its beginning.
+def loss_after(trainer: "Trainer", config: Config, rate: float, paths: RunPaths, progress: Progress) -> np.ndarray:
+    """[]: loss of the query at the end of the beginning of the meta-training of a start for plain descent at this rate.
 
     A mean over the last half of what is logged of `rates.steps` outer steps; NaN where it diverges.
     """
     try:
         trainer(Condition("learned", "plain"), rate, paths, progress, config.rates.steps)
     except NonFiniteMetaGradient:
-        return math.nan
+        return np.array(math.nan)
     losses = read_csv(paths.metrics)["loss"]
-    return float(np.mean(losses[len(losses) // 2 :]))
+    return np.array(np.mean(losses[len(losses) // 2 :]))
 
 
 def best_rate(losses: Mapping[float, float]) -> float:

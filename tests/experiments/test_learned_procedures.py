@@ -155,8 +155,9 @@ class SwitchesTest(DoubleCase):
         self.assertEqual(meta_parameters(SMOKE, BASELINE), 0)
         self.assertEqual(meta_parameters(SMOKE, Condition("random", "rate")), 1)
         for procedure, parts in PROCEDURES.items():
-            params = jax.tree.map(lambda x: x[0], training.random_weights(SMOKE.lab, "lstm"))
-            alone = sum(np.size(leaf) for leaf in jax.tree.leaves(init_procedure(self.key, params, parts)))
+            params = jax.eval_shape(model_of(SMOKE.lab, "lstm").init, self.key)
+            own = jax.eval_shape(lambda params, parts=parts: init_procedure(self.key, params, parts), params)
+            alone = sum(leaf.size for leaf in jax.tree.leaves(own))
             self.assertEqual(meta_parameters(SMOKE, Condition("random", procedure)), alone)
             self.assertEqual(meta_parameters(SMOKE, Condition("learned", procedure)), size + alone)
 
@@ -275,7 +276,9 @@ class ReportTest(absltest.TestCase):
         np.testing.assert_allclose(of_one, [[np.nan, 0.3, 0.3], [np.nan, 0.3, 0.6]], atol=1e-12)
 
     def test_verdicts(self):
-        judged = {verdict.claim.statement: verdict for verdict in report.verdicts(SMOKE, self.found)}
+        noise = np.random.default_rng(0).normal
+        found = {condition: table + 1e-4 * noise(size=table.shape) for condition, table in self.found.items()}
+        judged = {verdict.claim.statement: verdict for verdict in report.verdicts(SMOKE, found)}
         expected = {
             "A learned start helps plain descent": ("holds", 0.2),
             "From random weights a learned rate is as good as the chosen one": ("holds", 0.0),
@@ -290,7 +293,7 @@ class ReportTest(absltest.TestCase):
         }  # fmt: skip
         for statement, (word, estimate) in expected.items():
             self.assertEqual(judged[statement].word, word, statement)
-            self.assertAlmostEqual(judged[statement].estimate, estimate, places=12)
+            self.assertAlmostEqual(judged[statement].estimate, estimate, delta=1e-3)
 
     def test_parts_add_up(self):
         for procedure in ("rate", "all"):
