@@ -77,4 +77,6 @@ def product_named(name: str) -> Product:
 
 def bare(product: Product) -> Product:
     """The same product for rules of derivatives, which JAX differentiates forwards."""
-    return {plain: jnp.matmul, rounded: bare_rounded}.get(product, product)
+    if product is plain:
+        return jnp.matmul
+    return bare_rounded if product is rounded else product
