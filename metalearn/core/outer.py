@@ -100,7 +100,7 @@ def outer_loop(
     jitted = jax.jit(outer_step, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
     return OuterLoop(
         lambda meta: replicate(_first_state(optimizer, meta), mesh),
-        lambda state, tasks, key: jitted(state, shard_tasks(tasks, mesh), key),
+        _in_turn(lambda state, tasks, key: jitted(state, shard_tasks(tasks, mesh), key), mesh),
         jitted,
     )
 
@@ -140,9 +140,20 @@ def outer_loops(
     first = jax.vmap(lambda meta: _first_state(optimizer, meta))
     return OuterLoop(
         lambda metas: shard_tasks(first(jax.tree.map(lambda x: jnp.array(x, copy=True), metas)), mesh),
-        lambda states, tasks, keys: jitted(states, *shard_tasks((tasks, keys), mesh)),
+        _in_turn(lambda states, tasks, keys: jitted(states, *shard_tasks((tasks, keys), mesh)), mesh),
         jitted,
     )
+
+
+def _in_turn(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`step`, which on several devices of a CPU waits for the state it is given before it is dispatched.
+
+    There, programs and copies between devices share one thread per core, and with a hundred steps queued each may come
+    to wait for what only another could do: loops that never looked at a result hung for ever on two busy cores.
+    """
+    if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
+        return step
+    return lambda state, *others: step(jax.block_until_ready(state), *others)
 
 
 def _first_state(optimizer: optax.GradientTransformation, meta: Meta) -> OuterState:

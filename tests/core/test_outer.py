@@ -1,6 +1,7 @@
 """The outer step: same update however the tasks are spread, one trace, and nothing moves where nothing is finite."""
 
 import functools
+import time
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from metalearn.core import LearningProcess, objectives, outer_loop, outer_loops, task_mesh
+from metalearn.core import LearningProcess, first_order, objectives, outer_loop, outer_loops, task_mesh
 from tests.core.problems import compiled, linear_regression, slow_value
 
 TASKS = 8
@@ -185,6 +186,21 @@ class BufferTest(absltest.TestCase):
         np.testing.assert_allclose(metrics["value"], 0.75**4, rtol=1e-6)
         again, _ = loop.step(loop.init(meta), tasks, key)
         np.testing.assert_array_equal(again.meta, after.meta)
+
+
+class QueueTest(parameterized.TestCase):
+    @parameterized.parameters((outer_loop, ()), (outer_loops, (2,)))
+    def test_several_devices_of_a_cpu_have_one_step_queued(self, build, loops):
+        """The second step is dispatched when the first, which takes some tenths of a second, is done."""
+        slow = lambda x: jax.lax.fori_loop(0, 20_000_000, lambda i, y: jnp.cos(y), x)
+        process = scalar_process()._replace(step=lambda meta, state, input, task: slow(state))
+        loop = build(process, objectives.terminal(2), optax.sgd(0.1), estimator=first_order, mesh=devices(2))
+        tasks, keys = jnp.zeros((*loops, 2)), jax.random.split(jax.random.key(0), loops)
+        state, metrics = loop.step(loop.init(jnp.ones(loops)), tasks, keys)
+        self.assertFalse(metrics["value"].is_ready())
+        loop.step(state, tasks, keys)
+        time.sleep(0.05)  # the state's arrays may be there a moment before others
+        self.assertTrue(metrics["value"].is_ready())
 
 
 class SeveralLoopsTest(parameterized.TestCase):
