@@ -152,9 +152,9 @@ def crossed_interval(
     if rows < 2 or columns < 2:
         return -math.inf, math.inf
     estimate, error, freedom = crossed_mean(cells)
-    if error == 0:
-        return estimate, estimate
     there, values = ~np.isnan(cells), np.nan_to_num(cells)
+    if error <= 4 * np.finfo(np.float64).eps * np.abs(values).max():  # constant up to rounding: nothing to scale
+        return estimate, estimate
 
     def mean(row: np.ndarray, column: np.ndarray, axis: int) -> np.ndarray:  # of the cells where drawn indices cross
         of = row[..., :, None], column[..., None, :]

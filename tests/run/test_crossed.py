@@ -48,6 +48,8 @@ class CrossedMeanTest(parameterized.TestCase):
 
     def test_no_spread(self):
         self.assertEqual(crossed_interval(np.full((3, 4), 0.25)), (0.25, 0.25))
+        up_to_rounding = np.where(np.eye(3, 4) > 0, 0.3, 0.1 + 0.2)
+        np.testing.assert_allclose(crossed_interval(up_to_rounding), 0.3, rtol=1e-15)
 
     @parameterized.parameters(
         ([1.0, 2.0], {}, r"expected a table \[rows, columns\]"),
