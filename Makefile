@@ -31,6 +31,8 @@ demo: $(VENV)/.installed
 	$(RUN) experiments.learning_effort --experiment=single_neuron --preset=laptop --workdir=$(DEMO)/learning_effort
 	$(RUN) experiments.few_shot --preset=laptop --algorithm=maml,prototypical --config.encoder.filters=16 \
 	  --config.training.steps=150 --config.training.validate_every=75 --workdir=$(DEMO)/few_shot
+	$(RUN) experiments.npbml --preset=laptop --config.pretraining.steps=300 --config.pretraining.validate_every=150 \
+	  --config.outer.steps=100 --config.training.validate_every=50 --workdir=$(DEMO)/npbml
 	$(RUN) experiments.formal_languages --preset=laptop --workdir=$(DEMO)/formal_languages
 	@echo
 	@echo 'Figures:' && ls $(DEMO)/*/figures/*.png | sed 's/^/  /'

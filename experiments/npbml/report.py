@@ -75,7 +75,11 @@ def full(config: Config, found: Mapping[str, Found], paths: RunPaths) -> Report:
     with figure(paths.figure("full"), columns=2) as ((by_update, by_step),):
         draw_by_update(by_update, {"NPBML": of})
         if len(of.outcome.steps):
+            curve = 100 * of.outcome.validated.mean(0)
             mean_with_band(by_step, of.outcome.steps, 100 * of.outcome.validated)
+            by_step.plot(of.outcome.steps, curve, "o", color=PALETTE["blue"])
+            low, high = by_step.get_ylim()  # what is within two points shall look alike
+            by_step.set_ylim(min(low, curve.mean() - 2), max(high, curve.mean() + 2))
         by_step.set(xlabel="outer steps", ylabel="validation accuracy (%)", title="Meta-training")
         if published:
             by_update.axhline(number(published), color="black", linestyle=":", label="published")
