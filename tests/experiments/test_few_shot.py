@@ -271,6 +271,18 @@ class KnownCaseTest(SmallCase):
             np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
+class DataTest(FolderCase):
+    def test_familiar_episodes_are_other_ones_of_the_training_classes(self):
+        data = Data(dataclasses.replace(TINY, data=write_pictures(self.folder)))
+        of = lambda images: {tuple(np.round(image.ravel()[:20] * 255).astype(int)) for image in images}
+        images = {split: of(getattr(data.splits, split).images / 255) for split in ("train", "test")}
+        of_batch = lambda batch: of(np.concatenate([x.reshape(-1, SIZE * SIZE) for x in batch[::2]]))
+        seen = of_batch(data.familiar(0))
+        self.assertContainsSubset(seen, images["train"])
+        self.assertNoCommonElements(seen, images["test"])
+        self.assertNotEqual(seen, of_batch(data.training(0)(0)))
+
+
 class ContestantTest(parameterized.TestCase):
     @parameterized.parameters(
         ("maml", 3, 5),

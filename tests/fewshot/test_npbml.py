@@ -586,6 +586,15 @@ class SettingsTest(NpbmlTest):
         update, _ = decayed.update(np.zeros(1), decayed.init(np.ones(1)), np.ones(1))
         np.testing.assert_allclose(update, [-0.5e-5], rtol=1e-6)
 
+    def test_outer_gradients_longer_than_the_clip_are_shortened_to_it(self):
+        long, short = np.array([3.0, 4.0]), np.array([0.3, 0.4])
+        clipped, plain = (dataclasses.replace(OUTER_PAPER, clip=clip).optimizer() for clip in (1.0, None))
+        state, expected = (optimizer.init(np.ones(2)) for optimizer in (clipped, plain))
+        for given, seen in ((long, long / 5), (short, short), (2 * long, long / 5)):
+            update, state = clipped.update(given, state, np.ones(2))
+            expected_update, expected = plain.update(seen, expected, np.ones(2))
+            np.testing.assert_allclose(update, expected_update, rtol=1e-5)
+
     def test_errors_name_what_to_change(self):
         with self.assertRaisesRegex(ValueError, "warp_norm=True needs warp_place='block'"):
             Biases(warp_norm=True)
