@@ -66,6 +66,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         for rows, columns in found.shown:
             print(f"\n{as_text(rows, columns)}")
         print(f"\n{claims_table(found.verdicts)}\n{stages.summary()}")
+        for name, count in skipped.items():
+            if count:
+                print(f"{name}: {count} outer steps of its networks had no finite meta-gradient and changed nothing")
         print(f"figure: {paths.figures}\ntable: {paths.root / 'table.csv'}\nresult: {paths.result}")
         return paths.load_result()
 

@@ -195,6 +195,9 @@ class TrainTest(FolderCase):
             self.train(jnp.int32(0), count, **{name: 0})
 
     def test_ctrl_c_says_how_to_go_on(self):
+        # A shell starts what runs in the background with this signal ignored, and so the tests.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+
         def step(state, index):
             if index == 5:
                 signal.raise_signal(signal.SIGINT)
