@@ -1,7 +1,5 @@
 """What came of each contestant, and tables of it."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +12,7 @@ from experiments.few_shot.contestants import Contestant, adapted_parameters, ini
 from experiments.few_shot.data import episode_shape
 from metalearn.fewshot.encoders import parameter_count
 from metalearn.run import RunPaths, read_csv
-from metalearn.run.files import json_text, write_atomic
+from metalearn.run.files import csv_text, json_text, write_atomic
 from metalearn.run.intervals import t_interval
 
 MEASURED = ("seconds", "compile_seconds", "temporary_mib", "at_equal_seconds")
@@ -119,11 +117,7 @@ def at_equal_seconds(outcomes: Outcomes, before: Mapping[str, float] = MappingPr
 
 def write_table(paths: RunPaths, table: list[dict[str, Any]], measured: Sequence[str] = MEASURED) -> None:
     """Writes `table.csv`, and what of it depends on the clock and the device to `timing.json`, by its first column."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomic(paths.root / "table.csv", text.getvalue())
+    write_atomic(paths.root / "table.csv", csv_text(table))
     timing = {next(iter(row.values())): {key: row[key] for key in measured} for row in table}
     write_atomic(paths.root / "timing.json", json_text(timing))
 

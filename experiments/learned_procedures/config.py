@@ -32,11 +32,6 @@ class Condition(NamedTuple):
         """Of its folder."""
         return f"{self.start}_{self.procedure}"
 
-    @property
-    def trained(self) -> bool:
-        """Whether there is anything to learn."""
-        return self != BASELINE
-
 
 BASELINE = Condition("random", "plain")
 """Nothing is learned: gradient descent from random weights, at the rate that is chosen for it."""

@@ -10,8 +10,6 @@ With F(start, procedure) the F1 of a condition, of one network and one target:
 All are means of differences over sources, paired by seed and target; the language of meta-training is left out.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ from experiments.formal_languages.lab.records import METRICS, Metric
 from experiments.learned_procedures.config import BASELINE, Condition, Config
 from experiments.learned_procedures.cost import meta_parameters
 from metalearn.run import PALETTE, Claim, RunPaths, Verdict, figure, judge
-from metalearn.run.files import write_atomic
+from metalearn.run.files import csv_text, write_atomic
 
 Scores = Mapping[Condition, np.ndarray]
 """Condition -> [strings, metrics, sources, seeds, targets]; of the baseline, one "source" that stands for all."""
@@ -173,8 +171,8 @@ def decomposition_rows(config: Config, scores: Scores) -> list[dict[str, Any]]:
 def report(config: Config, rates: Mapping[str, float], scores: Scores, paths: RunPaths) -> Report:
     """Writes tables and figure, and returns what there is to say."""
     conditions, parts = condition_rows(config, scores), decomposition_rows(config, scores)
-    _write_csv(paths, "table", conditions)
-    _write_csv(paths, "decomposition", parts)
+    write_atomic(paths.root / "table.csv", csv_text(conditions))
+    write_atomic(paths.root / "decomposition.csv", csv_text(parts))
     _draw(config, rates, scores, paths)
     shown = [row for row in conditions if row["source"] == "all"]
     numbers = dict.fromkeys((METRIC, "low", "high", *(m for m in METRICS if m != METRIC)), "{:.3f}")
@@ -185,14 +183,6 @@ def report(config: Config, rates: Mapping[str, float], scores: Scores, paths: Ru
         [(shown, columns), (parts, {"procedure": "", "strings": ""} | signed)],
         {"conditions": conditions, "decomposition": parts},
     )
-
-
-def _write_csv(paths: RunPaths, name: str, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(paths.root / f"{name}.csv", text.getvalue())
 
 
 _STARTS = {"random": "start drawn anew", "learned": "learned start"}

@@ -17,7 +17,8 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 def weights_gradient(product: Product, x: jax.Array, gradient: jax.Array) -> jax.Array:
     """What the gradient [..., B] of a product's result makes of its weights, [A, B], given its operand x [..., A].
 
-    On a CPU it takes half of the time of what JAX would do, which is to transpose the larger of the two, or neither.
+    On a CPU it takes less time than what JAX would do, which is to transpose the larger of the two, or neither: of 896
+    rows, 64 and 256 wide, 0.32 ms instead of 0.39 by itself, and 0.4 instead of 0.6 to 0.9 within an LSTM's gradient.
     """
     x, gradient = (array.reshape(-1, array.shape[-1]) for array in (x, gradient))
     # Without the barrier the compiler would make the transpose part of the product, in a slower way.

@@ -1,13 +1,15 @@
-"""Small files that are either old or new, never half written, and one JSON dialect for configs and results."""
+"""Small files that are either old or new, never half written, one JSON dialect for configs and results, and tables."""
 
 import contextlib
+import csv
 import dataclasses
 import enum
+import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import jax
@@ -73,6 +75,15 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, pathlib.PurePath):
         return str(value)
     raise TypeError(f"cannot write a value of type {type(value).__name__} as JSON: {value!r}.")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys, at least one, as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def json_text(value: Any) -> str:

@@ -48,8 +48,9 @@ class CrossedMeanTest(parameterized.TestCase):
 
     def test_no_spread(self):
         self.assertEqual(crossed_interval(np.full((3, 4), 0.25)), (0.25, 0.25))
-        up_to_rounding = np.where(np.eye(3, 4) > 0, 0.3, 0.1 + 0.2)
-        np.testing.assert_allclose(crossed_interval(up_to_rounding), 0.3, rtol=1e-15)
+        up_to_rounding = np.full((2, 3), 0.2)  # of which the bootstrap's spread is zero and the error is not
+        up_to_rounding[1, 2] -= np.spacing(0.2)
+        np.testing.assert_allclose(crossed_interval(up_to_rounding), 0.2, rtol=1e-15)
 
     @parameterized.parameters(
         ([1.0, 2.0], {}, r"expected a table \[rows, columns\]"),
