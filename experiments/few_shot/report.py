@@ -140,7 +140,9 @@ def draw(paths: RunPaths, config: Config, outcomes: Outcomes) -> None:
             if value := published_for(config, name):
                 test.plot(float(value.split()[0]), place, marker="D", markerfacecolor="none", color="black")
         test.set_yticks(range(len(order)), order)
-        test.set(xlabel="test accuracy (%), bars: 95 %", title="Test (open diamonds: published)")
+        known = any(published_for(config, name) for name in order)
+        title = "Test (open diamonds: published)" if known else "Test"
+        test.set(xlabel="test accuracy (%), bars: 95 %", title=title)
         tasks = config.training.tasks
         for name, of in outcomes.items():
             by_update.plot(100 * of.accuracy.mean((0, 1)), marker=".", label=name, **style[name])
