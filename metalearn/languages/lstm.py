@@ -61,6 +61,34 @@ def _cell(squashed, c):
     return c, o * jnp.tanh(c)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _scan_in_place(step, reverse, fixed, carry, replaced, rows):
+    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of replaced, row)), over the first axis.
+
+    Outputs, of the shape of `replaced`, take its place: memory that is neither asked for nor cleared, and is at hand.
+    """
+    times = len(replaced)
+
+    def moved(turn, carried):
+        carry, replaced = carried
+        time = times - 1 - turn if reverse else turn
+        at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
+        carry, output = step(fixed, carry, (at(replaced), jax.tree.map(at, rows)))
+        put = jax.lax.dynamic_update_index_in_dim(replaced, output, time, 0, allow_negative_indices=False)
+        return carry, put
+
+    return jax.lax.fori_loop(0, times, moved, (carry, replaced))
+
+
+@_scan_in_place.defjvp
+def _scan_and_tangent(step, reverse, primals, tangents):
+    """Not in place, where derivatives read a row after it would have been replaced."""
+    scan = lambda fixed, carry, replaced, rows: jax.lax.scan(
+        functools.partial(step, fixed), carry, (replaced, rows), reverse=reverse
+    )
+    return jax.jvp(scan, primals, tangents)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(product, driven, weights, keep):
     """h_t = cell(driven_t + keep_t h_{t-1} weights, keep_t c_{t-1}) from a zero state.
@@ -89,17 +117,16 @@ def _recurrence_backward(product, residuals, dh):
     product = bare(product)
     h, c, squashed, weights, keep = residuals
     before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
-    to_c, from_c, from_h, f = _slopes(squashed, c, before(c))
-    transposed = weights.T
+    slopes, to_c, f = _slopes(squashed, c, before(c))
 
-    def step(carry, row):
+    def step(transposed, carry, row):
         dh_later, dc_later = carry
-        dh, to_c, from_c, from_h, f, keep = row
-        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
+        _, (slopes, dh, to_c, f, keep) = row
+        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
         return (keep * product(dgates, transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
-    _, dgates = jax.lax.scan(step, (zeros, zeros), (dh, to_c, from_c, from_h, f, keep), reverse=True)
+    _, dgates = _scan_in_place(step, True, weights.T, (zeros, zeros), squashed, (slopes, dh, to_c, f, keep))
     return dgates, weights_gradient(product, before(h), dgates), None
 
 
@@ -120,15 +147,15 @@ def _branching_forward(product, driven, weights, prefixes):
     times, rows, _ = driven.shape
     units = len(weights)
 
-    def step(filled, row):
-        time, driven, parents = row
+    def step(weights, filled, row):
+        driven, (time, parents) = row
         h, c = jnp.split(looked_up(filled, parents), 2, axis=-1)
         squashed = _squashed(driven + product(h, weights))
         c, h = _cell(squashed, c)
-        return jax.lax.dynamic_update_index_in_dim(filled, jnp.concatenate([h, c], -1), time, 0), squashed
+        return _put(filled, jnp.concatenate([h, c], -1), time), squashed
 
     filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
-    filled, squashed = jax.lax.scan(step, filled, (jnp.arange(times), driven, prefixes.parents))
+    filled, squashed = _scan_in_place(step, False, weights, filled, driven, (jnp.arange(times), prefixes.parents))
     return filled[:-1, :, :units], (filled, squashed, weights, prefixes)
 
 
@@ -137,38 +164,41 @@ def _branching_backward(product, residuals, dh):
     filled, squashed, weights, prefixes = residuals
     times, rows, units = dh.shape
     h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
-    to_c, from_c, from_h, f = _slopes(squashed, filled[:-1, :, units:], c_before)
-    transposed = weights.T
+    slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before)
 
-    def step(handed, row):
-        time, cells, dh, to_c, from_c, from_h, f = row
+    def step(transposed, handed, row):
+        _, (time, cells, slopes, dh, to_c, f) = row
         from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
         dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
-        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, from_c, from_h)
+        dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
         own = jnp.concatenate([product(dgates, transposed), dc * f], axis=-1) + from_sibling
-        return jax.lax.dynamic_update_index_in_dim(handed, own, time, 0), dgates
+        return _put(handed, own, time), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
-    rows_of = (jnp.arange(times), cells, dh, to_c, from_c, from_h, f)
-    _, dgates = jax.lax.scan(step, jnp.zeros_like(filled), rows_of, reverse=True)
+    rows_of = (jnp.arange(times), cells, slopes, dh, to_c, f)
+    _, dgates = _scan_in_place(step, True, weights.T, jnp.zeros_like(filled), squashed, rows_of)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 
 _branching.defvjp(_branching_forward, _branching_backward)
 
 
+def _put(filled, row, time):
+    return jax.lax.dynamic_update_index_in_dim(filled, row, time, 0, allow_negative_indices=False)
+
+
 def _slopes(squashed, c, c_before):
     """What does not depend on later times, prepared for all times at once, outside the scan: see `_cell_backward`."""
     i, f, g, o = _opened(squashed)
     tanh_c = jnp.tanh(c)
-    from_c = jnp.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2)], axis=-1)
-    return o * (1 - tanh_c**2), from_c, tanh_c * o * (1 - o), f
+    slopes = jnp.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)], axis=-1)
+    return slopes, o * (1 - tanh_c**2), f
 
 
-def _cell_backward(dh, dc_later, to_c, from_c, from_h):
+def _cell_backward(dh, dc_later, to_c, slopes):
     """Gradients of gates and c; dc_later: of c by what comes later."""
     dc = dc_later + dh * to_c
-    return jnp.concatenate([jnp.tile(dc, 3) * from_c, dh * from_h], axis=-1), dc
+    return jnp.concatenate([dc, dc, dc, dh], axis=-1) * slopes, dc
 
 
 def lstm_cell(product: Product = jnp.matmul) -> Cell:
