@@ -85,7 +85,8 @@ def outer_loop(
     estimate = _mean_estimate(process, objective, estimator, memory, segment, task_axis)
 
     def mean_estimate(state: OuterState, tasks: Task, keys: jax.Array) -> tuple[Meta, Metrics]:
-        return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS), estimate(state, tasks, keys))
+        # Devices that share a task have each a share of its losses, see `sum_in_parts`.
+        return jax.tree.map(lambda x: jax.lax.pmean(x, mesh.axis_names), estimate(state, tasks, keys))
 
     # check_vma off: then the gradient inside is that of each device's own tasks, and the pmean above is all there is
     # to combine. With it on, JAX would sum the gradient of the replicated meta-parameters over devices by itself.

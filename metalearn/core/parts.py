@@ -21,11 +21,15 @@ def sum_in_parts(
         total: (params, rows) -> scalar, additive over the leading axis of rows.
         size: rows per part, at least 1; a remainder forms a smaller last part.
         axis: of a mesh whose devices take turns at the parts, where all hold the same params and rows (inside a
-            `shard_map` without replication checking, such as the outer loop's; see `task_mesh`). Each gets the sum.
+            `shard_map` without replication checking, such as the outer loop's; see `task_mesh`). Each gets the sum of
+            its own parts times the number of devices: the mean over devices, which the outer loop takes of gradients
+            and losses in the end, is the sum, and until then nobody waits.
 
     Returns:
-        (params, rows, used=None) -> scalar. Given `used`, an integer that may be traced, at least so many of the first
-        rows are summed and parts beyond them are not computed: for rows that are padded to a common number.
+        (params, rows, used=None, turn=0) -> scalar. Given `used`, an integer that may be traced, at least so many of
+        the first rows are summed and parts beyond them are not computed: for rows that are padded to a common number.
+        Given `turn`, the number of such sums before, devices go on taking turns where those left off, so that many sums
+        of few parts are shared as evenly as one of many.
 
     Raises:
         ValueError: size below 1.
@@ -35,38 +39,38 @@ def sum_in_parts(
 
     plus = lambda one, other: jax.tree.map(jnp.add, one, other)
 
-    def added(function: Callable[[Any, Any], Any], params: Any, rows: Any, used: Any) -> Any:
+    def added(function: Callable[[Any, Any], Any], params: Any, rows: Any, used: Any, turn: Any) -> Any:
         count = jax.tree.leaves(rows)[0].shape[0]
-        whole = count - count % size
-        between = lambda begin, end: jax.tree.map(lambda x: x[begin:end], rows)
-        if whole <= size:  # nothing to loop over
-            pieces = [function(params, between(begin, begin + size)) for begin in range(0, count, size)]
-            return functools.reduce(plus, pieces)
-        folded = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), rows)
-        shapes = jax.eval_shape(function, params, between(0, size))
-        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        parts = whole // size if used is None else jnp.minimum(-(-used // size), whole // size)
-        part = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), folded)
-        first, stride = (0, 1) if axis is None else (jax.lax.axis_index(axis), jax.lax.axis_size(axis))
-        turns = -(-(parts - first) // stride)
-        add = lambda turn, so_far: plus(so_far, function(params, part(first + turn * stride)))
-        result = jax.lax.fori_loop(0, turns, add, nothing)
-        if axis is not None:
-            result = jax.lax.psum(result, axis)
-        if whole == count:
-            return result
-        with_rest = lambda so_far: plus(so_far, function(params, between(whole, count)))
-        return with_rest(result) if used is None else jax.lax.cond(used > whole, with_rest, lambda x: x, result)
+        whole, parts = count // size, -(-count // size)
+        of = lambda begin, end: function(params, jax.tree.map(lambda x: x[begin:end], rows))
+        if axis is None and parts <= 2:  # nothing to loop over
+            return functools.reduce(plus, [of(begin, begin + size) for begin in range(0, count, size)])
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: of(0, size)))
+        wanted = parts if used is None else jnp.minimum(-(-used // size), parts)
+        devices = 1 if axis is None else jax.lax.axis_size(axis)
+        first = 0 if axis is None else (jax.lax.axis_index(axis) - turn * wanted) % devices
+        if parts == 1:
+            result = jax.lax.cond(first < wanted, lambda: of(0, size), lambda: nothing)
+        else:
+            folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), rows)
+            part = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), folded)
+            add = lambda i, so_far: plus(so_far, function(params, part(first + i * devices)))
+            turns = -(-(jnp.minimum(wanted, whole) - first) // devices)
+            result = jax.lax.fori_loop(0, turns, add, nothing)
+            if whole < parts:
+                own = (wanted == parts) & ((whole - first) % devices == 0)
+                result = jax.lax.cond(own, lambda: plus(result, of(whole * size, count)), lambda: result)
+        return jax.tree.map(lambda x: x * devices, result)
 
     @jax.custom_vjp
-    def summed(params, rows, used=None):
-        return added(total, params, rows, used)
+    def summed(params, rows, used=None, turn=0):
+        return added(total, params, rows, used, turn)
 
-    def forward(params, rows, used=None):
-        return added(jax.value_and_grad(total), params, rows, used)
+    def forward(params, rows, used=None, turn=0):
+        return added(jax.value_and_grad(total), params, rows, used, turn)
 
     def backward(gradient, cotangent):
-        return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None, None
+        return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None, None, None
 
     summed.defvjp(forward, backward)
     return summed

@@ -53,6 +53,7 @@ def cross_entropy(
     key: jax.Array | None = None,
     at_once: int | None = None,
     axis: str | None = None,
+    turn: jax.Array | int = 0,
 ) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
@@ -64,9 +65,10 @@ def cross_entropy(
         at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
             that memory is that of one part. None: all.
         axis: of a mesh whose devices take turns at the parts or grids, see `sum_in_parts`.
+        turn: how often they did before, likewise.
     """
     if isinstance(strings, Prefixes):
-        return _cross_entropy_after(model, params, strings, key, axis)
+        return _cross_entropy_after(model, params, strings, key, axis, turn)
     targets = strings.tokens[:, 1:]
     counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
     weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
@@ -75,7 +77,7 @@ def cross_entropy(
     else:
         keys = None if key is None else jax.random.split(key, len(targets))
         part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
-        total = sum_in_parts(part, at_once, axis)(params, (strings.tokens, weights, keys))
+        total = sum_in_parts(part, at_once, axis)(params, (strings.tokens, weights, keys), None, turn)
     return total / jnp.maximum(jnp.sum(weights), 1.0)
 
 
@@ -86,7 +88,7 @@ def _surprise(model, params, tokens, weights, key):
     return jnp.sum(weights.astype(logits.dtype) * (jax.nn.logsumexp(logits, -1) - chosen))
 
 
-def _cross_entropy_after(model, params, prefixes, key, axis):
+def _cross_entropy_after(model, params, prefixes, key, axis, turn):
     if prefixes.tokens.ndim == 2:
         total = _surprise_after(model, params, prefixes, key)
     else:
@@ -96,7 +98,7 @@ def _cross_entropy_after(model, params, prefixes, key, axis):
         # Grids without a prefix come last.
         used = jnp.max(jnp.where((prefixes.tokens != PAD).any((1, 2)), np.arange(grids) + 1, 0))
         of_one = lambda params, rows: _surprise_after(model, params, *first(rows))
-        total = sum_in_parts(of_one, 1, axis)(params, (prefixes, keys), used)
+        total = sum_in_parts(of_one, 1, axis)(params, (prefixes, keys), used, turn)
     return total / jnp.maximum(jnp.sum(prefixes.counts), 1.0)
 
 

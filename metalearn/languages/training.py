@@ -62,13 +62,15 @@ def meta_learning(
 
     def inputs(meta: Any, task: Episode, key: jax.Array) -> Any:
         rows = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[-1:]]), task.support)
-        return {"strings": rows, "key": jax.random.split(key, rows.tokens.shape[0])}
+        states = rows.tokens.shape[0]
+        return {"strings": rows, "key": jax.random.split(key, states), "turn": np.arange(states)}
 
     def inner_loss(meta, params, input, task):
         return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0))
 
     def outer_loss(meta, params, input, task):
-        return cross_entropy(model, params, task.query, jax.random.fold_in(input["key"], 1), at_once, axis), {}
+        key = jax.random.fold_in(input["key"], 1)
+        return cross_entropy(model, params, task.query, key, at_once, axis, input["turn"]), {}
 
     return gradient_process(
         init=lambda meta, task, key: meta,

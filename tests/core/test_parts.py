@@ -44,21 +44,47 @@ class SumInPartsTest(parameterized.TestCase):
         np.testing.assert_allclose(value, 0.5 * error @ error, rtol=1e-13)
         chex.assert_trees_all_close(gradient, {"w": ROWS[:summed].T @ error, "b": error.sum()}, rtol=1e-12)
 
-    @parameterized.parameters((2, None), (1, None), (1, 2), (2, 7), (5, None))
-    def test_devices_take_turns(self, size, used):
-        """Each part on one of four devices, and the sum on all, however few parts there are."""
+    @parameterized.product(
+        [
+            {"size": 2, "used": None},
+            {"size": 1, "used": None},
+            {"size": 1, "used": 2},
+            {"size": 2, "used": 7},
+            {"size": 5, "used": None},
+            {"size": 2, "used": 3},
+            {"size": 100, "used": None},
+            {"size": 100, "used": 0},
+        ],
+        turn=(0, 1, 6),
+    )
+    def test_devices_take_turns(self, size, used, turn):
+        """Each part on one of four devices, however few there are: the mean over devices is the sum."""
         summed = len(ROWS) if used is None else min(-(-used // size) * size, len(ROWS))
         rows = np.where(np.arange(len(ROWS))[:, None] < summed, ROWS, np.nan)
-        of_all = jax.value_and_grad(lambda p, x: 3 * sum_in_parts(squares, size, PARTS)(p, {"x": x}, used))
-        own = lambda p, x: jax.tree.map(lambda leaf: leaf[None], of_all(p, x))
+        values, gradients = self.of_devices(size, rows, used, turn)
+        error = ROWS[:summed] @ np.array([0.5, -1.0, 2.0]) + 0.25
+        np.testing.assert_allclose(np.mean(values), 1.5 * error @ error, rtol=1e-13)
+        mean = jax.tree.map(lambda x: x.mean(0), gradients)
+        chex.assert_trees_all_close(mean, {"w": 3 * ROWS[:summed].T @ error, "b": 3 * error.sum()}, rtol=1e-12)
+
+    @parameterized.parameters((7, 1), (3, 3), (2, 4))
+    def test_devices_go_on_where_they_left_off(self, size, parts):
+        """Of four sums of one, three or four parts each device computes as many parts."""
+        values = np.array([self.of_devices(size, ROWS, None, turn)[0] for turn in range(4)])
+        error = 0.5 * (ROWS @ np.array([0.5, -1.0, 2.0]) + 0.25) ** 2
+        each = np.add.reduceat(error, range(0, len(ROWS), size))
+        self.assertLen(each, parts)
+        for turn, device in np.ndindex(4, 4):
+            own = [each[part] for part in range(parts) if (turn * parts + part) % 4 == device]
+            np.testing.assert_allclose(values[turn, device], 3 * 4 * np.sum(own), rtol=1e-13)
+
+    def of_devices(self, size, rows, used, turn):
+        """Value and gradient, on each of four devices, of three times the sum."""
+        of_own = jax.value_and_grad(lambda p, x: 3 * sum_in_parts(squares, size, PARTS)(p, {"x": x}, used, turn))
+        own = lambda p, x: jax.tree.map(lambda leaf: leaf[None], of_own(p, x))
         mesh = task_mesh(tasks=1, parts=True)
         spread = jax.shard_map(own, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(PARTS), check_vma=False)
-        values, gradients = compiled(spread)(self.params, rows)
-        error = ROWS[:summed] @ np.array([0.5, -1.0, 2.0]) + 0.25
-        np.testing.assert_allclose(values, np.full(4, 1.5 * error @ error), rtol=1e-13)
-        for device in range(4):
-            of_device = jax.tree.map(lambda x, d=device: x[d], gradients)
-            chex.assert_trees_all_close(of_device, {"w": 3 * ROWS[:summed].T @ error, "b": 3 * error.sum()}, rtol=1e-12)
+        return compiled(spread)(self.params, rows)
 
     def test_what_follows_the_sum_scales_the_gradient(self):
         gradient = compiled(jax.grad(lambda p: jnp.sin(sum_in_parts(squares, 2)(p, {"x": ROWS}))))(self.params)
