@@ -103,8 +103,9 @@ def cheapest(
         needs.append((max(map(len, ordered)) - 1, sum(len(b) - 1 - _shared(a[:-1], b[:-1]) for a, b in pairs)))
 
     def expected(size: tuple[int, int]) -> float:
-        room = 6 * size[0] * size[1]
-        return sum(work(size) * -(-7 * cells // room) if times <= size[0] else np.inf for times, cells in needs)
+        room = size[0] * size[1]
+        grids = [1 + max(-(-7 * (cells - room) // (6 * room)), 0) for _, cells in needs]
+        return work(size) * sum(grids) if max(times for times, _ in needs) <= size[0] else np.inf
 
     best = sorted(sizes, key=expected)[:3]
     laid_out = [[grids_of(*sample, *size) for sample in samples] for size in best if expected(size) < np.inf]
@@ -112,8 +113,12 @@ def cheapest(
 
 
 def work(size: tuple[int, ...]) -> int:
-    """What a grid of (times, rows) takes on a CPU, in cells: a time takes as much as one more row, a grid 25 cells."""
-    return size[0] * (size[1] + 1) + 25
+    """What a grid of (times, rows) takes on a CPU, in cells.
+
+    A time takes as much as two more rows, or one where there is a single row and no product of matrices; a grid 15.
+    """
+    times, rows = size
+    return times * (rows + 1 + (rows > 1)) + 15
 
 
 def stacked_grids(each: Sequence[Sequence[Prefixes]]) -> Prefixes:

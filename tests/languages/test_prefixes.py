@@ -138,6 +138,7 @@ class LayoutTest(parameterized.TestCase):
         ([(0, 1, 2)], [(2, 9), (9, 2), (4, 1), (4, 2)], (4, 1)),  # one row does, but not in two times
         (list(itertools.product(range(2), repeat=3)), [(5, 1), (20, 1), (20, 4)], (20, 1)),  # in one grid, not in many
         (list(itertools.product(range(2), repeat=3)), [(8, 8), (16, 2)], (16, 2)),  # what is left empty costs as well
+        ([(0, 1, 2)], [(4, 1), (4, 2), (5, 1), (6, 1)], (4, 1)),  # filled to the last cell
     )
     def test_the_size_that_takes_the_least_work(self, sample, sizes, best):
         alone = token_strings(sample)
