@@ -43,7 +43,7 @@ def sum_in_parts(
         count = jax.tree.leaves(rows)[0].shape[0]
         whole, parts = count // size, -(-count // size)
         of = lambda begin, end: function(params, jax.tree.map(lambda x: x[begin:end], rows))
-        if axis is None and parts <= 2:  # nothing to loop over
+        if axis is None and parts <= (2 if used is None else 1):  # nothing to loop over
             return functools.reduce(plus, [of(begin, begin + size) for begin in range(0, count, size)])
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: of(0, size)))
         wanted = parts if used is None else jnp.minimum(-(-used // size), parts)

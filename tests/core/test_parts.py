@@ -33,7 +33,7 @@ class SumInPartsTest(parameterized.TestCase):
         np.testing.assert_allclose(compiled(in_parts)(self.params, {"x": ROWS}), self.value, rtol=1e-13)
         chex.assert_trees_all_close(gradient, self.gradient, rtol=1e-12)
 
-    @parameterized.parameters((2, 0), (2, 3), (2, 6), (2, 7), (3, 2), (100, 7))
+    @parameterized.parameters((2, 0), (2, 3), (2, 6), (2, 7), (3, 2), (5, 2), (100, 7))
     def test_parts_beyond_those_used_are_not_computed(self, size, used):
         """They may hold what is not even a number."""
         summed = min(-(-used // size) * size, len(ROWS))
