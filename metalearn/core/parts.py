@@ -1,6 +1,5 @@
 """A sum over many rows, its gradient accumulated part by part, so that only one part's residuals are ever kept."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +42,8 @@ def sum_in_parts(
         count = jax.tree.leaves(rows)[0].shape[0]
         whole, parts = count // size, -(-count // size)
         of = lambda begin, end: function(params, jax.tree.map(lambda x: x[begin:end], rows))
-        if axis is None and parts <= (2 if used is None else 1):  # nothing to loop over
-            return functools.reduce(plus, [of(begin, begin + size) for begin in range(0, count, size)])
+        if axis is None and parts == 1:
+            return of(0, size)
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: of(0, size)))
         wanted = parts if used is None else jnp.minimum(-(-used // size), parts)
         devices = 1 if axis is None else jax.lax.axis_size(axis)

@@ -74,8 +74,7 @@ def _scan_in_place(step, reverse, fixed, carry, replaced, rows):
         time = times - 1 - turn if reverse else turn
         at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
         carry, output = step(fixed, carry, (at(replaced), jax.tree.map(at, rows)))
-        put = jax.lax.dynamic_update_index_in_dim(replaced, output, time, 0, allow_negative_indices=False)
-        return carry, put
+        return carry, _put(replaced, output, time)
 
     return jax.lax.fori_loop(0, times, moved, (carry, replaced))
 

@@ -64,7 +64,8 @@ def cross_entropy(
         key: drives dropout; None turns it off.
         at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
             that memory is that of one part. None: all.
-        axis: of a mesh whose devices take turns at the parts or grids, see `sum_in_parts`.
+        axis: of a mesh whose devices take turns at the parts or grids; what each gets is not the mean over all tokens,
+            but has it as its mean over devices, see `sum_in_parts`.
         turn: how often they did before, likewise.
     """
     if isinstance(strings, Prefixes):
