@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.languages.model import LanguageModel
-from metalearn.languages.prefixes import looked_up
+from metalearn.languages.prefixes import looked_up, times_filled
 from metalearn.languages.products import Product, bare, product_named, weights_gradient
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
 
@@ -62,30 +62,42 @@ def _cell(squashed, c):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _scan_in_place(step, reverse, fixed, carry, replaced, rows):
+def _scan_in_place(step, reverse, fixed, carry, replaced, rows, count=None):
     """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of replaced, row)), over the first axis.
 
     Outputs, of the shape of `replaced`, take its place: memory that is neither asked for nor cleared, and is at hand.
+    Given `count`, an integer that may be traced, only the first rows are gone through, and the others of `replaced`
+    stay.
     """
-    times = len(replaced)
+    return _loop(functools.partial(step, fixed), reverse, count, carry, replaced, None, rows)
+
+
+def _loop(step, reverse, count, carry, outputs, replaced, rows):
+    count = len(outputs) if count is None else count
 
     def moved(turn, carried):
-        carry, replaced = carried
-        time = times - 1 - turn if reverse else turn
+        carry, outputs = carried
+        time = count - 1 - turn if reverse else turn
         at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
-        carry, output = step(fixed, carry, (at(replaced), jax.tree.map(at, rows)))
-        return carry, _put(replaced, output, time)
+        row = at(outputs if replaced is None else replaced)
+        carry, output = step(carry, (row, jax.tree.map(at, rows)))
+        return carry, _put(outputs, output, time)
 
-    return jax.lax.fori_loop(0, times, moved, (carry, replaced))
+    return jax.lax.fori_loop(0, count, moved, (carry, outputs))
 
 
 @_scan_in_place.defjvp
 def _scan_and_tangent(step, reverse, primals, tangents):
     """Not in place, where derivatives read a row after it would have been replaced."""
-    scan = lambda fixed, carry, replaced, rows: jax.lax.scan(
-        functools.partial(step, fixed), carry, (replaced, rows), reverse=reverse
-    )
-    return jax.jvp(scan, primals, tangents)
+    *primals, count = primals
+
+    def scan(fixed, carry, replaced, rows):
+        one = functools.partial(step, fixed)
+        if count is None:
+            return jax.lax.scan(one, carry, (replaced, rows), reverse=reverse)
+        return _loop(one, reverse, count, carry, jnp.zeros_like(replaced), replaced, rows)
+
+    return jax.jvp(scan, tuple(primals), tuple(tangents[:-1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -154,7 +166,9 @@ def _branching_forward(product, driven, weights, prefixes):
         return _put(filled, jnp.concatenate([h, c], -1), time), squashed
 
     filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
-    filled, squashed = _scan_in_place(step, False, weights, filled, driven, (jnp.arange(times), prefixes.parents))
+    filled, squashed = _scan_in_place(
+        step, False, weights, filled, driven, (jnp.arange(times), prefixes.parents), times_filled(prefixes)
+    )
     return filled[:-1, :, :units], (filled, squashed, weights, prefixes)
 
 
@@ -163,10 +177,12 @@ def _branching_backward(product, residuals, dh):
     filled, squashed, weights, prefixes = residuals
     times, rows, units = dh.shape
     h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
-    slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before)
+    count = times_filled(prefixes)
+    seen = True if count is None else jnp.arange(times)[:, None, None] < count
+    slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before, seen)
 
     def step(transposed, handed, row):
-        _, (time, cells, slopes, dh, to_c, f) = row
+        slopes, (time, cells, dh, to_c, f) = row
         from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
         dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
@@ -174,8 +190,8 @@ def _branching_backward(product, residuals, dh):
         return _put(handed, own, time), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
-    rows_of = (jnp.arange(times), cells, slopes, dh, to_c, f)
-    _, dgates = _scan_in_place(step, True, weights.T, jnp.zeros_like(filled), squashed, rows_of)
+    rows_of = (jnp.arange(times), cells, dh, to_c, f)
+    _, dgates = _scan_in_place(step, True, weights.T, jnp.zeros_like(filled), slopes, rows_of, count)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 
@@ -186,12 +202,12 @@ def _put(filled, row, time):
     return jax.lax.dynamic_update_index_in_dim(filled, row, time, 0, allow_negative_indices=False)
 
 
-def _slopes(squashed, c, c_before):
+def _slopes(squashed, c, c_before, seen=True):
     """What does not depend on later times, prepared for all times at once, outside the scan: see `_cell_backward`."""
     i, f, g, o = _opened(squashed)
     tanh_c = jnp.tanh(c)
-    slopes = jnp.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)], axis=-1)
-    return slopes, o * (1 - tanh_c**2), f
+    slopes = [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2), tanh_c * o * (1 - o)]
+    return jnp.concatenate([jnp.where(seen, slope, 0) for slope in slopes], axis=-1), o * (1 - tanh_c**2), f
 
 
 def _cell_backward(dh, dc_later, to_c, slopes):

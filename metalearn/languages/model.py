@@ -105,6 +105,6 @@ def _cross_entropy_after(model, params, prefixes, key, axis, turn):
 
 def _surprise_after(model, params, prefixes, key):
     """Sum of the surprise of all tokens that follow the prefixes of one grid."""
-    logits = model.logits_after(params, prefixes, key)
-    counts = prefixes.counts.astype(logits.dtype)
-    return jnp.sum(counts.sum(-1) * jax.nn.logsumexp(logits, -1)) - jnp.sum(counts * logits)
+    logits = jnp.moveaxis(model.logits_after(params, prefixes, key), -1, 0)
+    counts = jnp.moveaxis(prefixes.counts, -1, 0).astype(logits.dtype)
+    return jnp.sum(counts.sum(0) * jax.nn.logsumexp(logits, 0)) - jnp.sum(counts * logits)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metalearn.languages import tokens
@@ -37,6 +38,8 @@ class Prefixes(NamedTuple):
     children: int32, the cell of the first prefix with one more token.
     siblings: int32, the cell of the next prefix with the same parent.
     counts: [..., V] float32, how often each token follows the prefix in the sample.
+    times: [] or [grids] int32, how many times hold a prefix, the first ones. None if all are to be gone through: then
+        that is a loop of fixed length, which JAX can differentiate backwards more than once.
     """
 
     tokens: Array
@@ -44,12 +47,35 @@ class Prefixes(NamedTuple):
     children: Array
     siblings: Array
     counts: Array
+    times: Array | None = None
 
 
 def looked_up(filled: Any, cells: jax.Array) -> Any:
     """What cells hold, leaves [*cells.shape, ...], of a pytree with leaves [times + 1, rows, ...]."""
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     return jax.tree.map(lambda x: flat(x).at[cells].get(mode="promise_in_bounds"), filled)
+
+
+def times_filled(prefixes: Prefixes) -> jax.Array | None:
+    """How many times of one grid a network needs to go through; None: all, a number known beforehand.
+
+    Side by side, under `vmap`, all grids share the most that any of them needs. On a GPU it is all of them, as each
+    turn of a loop of unknown length would wait for the host.
+    """
+    if prefixes.times is None:
+        return None
+    all_ = lambda filled: jnp.full_like(filled, prefixes.tokens.shape[0])
+    return jax.lax.platform_dependent(_most(prefixes.times), cuda=all_, rocm=all_, default=lambda filled: filled)
+
+
+@jax.custom_batching.custom_vmap
+def _most(times: jax.Array) -> jax.Array:
+    return jnp.max(times)
+
+
+@_most.def_vmap
+def _(axis_size, in_batched, times):
+    return _most(times), False
 
 
 def grids_of(strings: Sequence[Sequence[int]], counts: Sequence[int], times: int, rows: int) -> list[Prefixes]:
@@ -137,7 +163,12 @@ def stacked_grids(each: Sequence[Sequence[Prefixes]]) -> Prefixes:
 def _empty(times: int, rows: int) -> Prefixes:
     none = np.full((times, rows), times * rows, np.int32)
     return Prefixes(
-        np.full_like(none, tokens.PAD), none, none, none, np.zeros((times, rows, tokens.VOCABULARY), np.float32)
+        np.full_like(none, tokens.PAD),
+        none,
+        none,
+        none,
+        np.zeros((times, rows, tokens.VOCABULARY), np.float32),
+        np.int32(0),
     )
 
 
@@ -196,6 +227,7 @@ def _grid(sample: Sequence[tuple[tuple[int, ...], int]], times: int, rows: int) 
         children=grid(place[children], none),
         siblings=grid(place[siblings], none),
         counts=counts.reshape(times, rows, -1),
+        times=np.int32(cells.max() // rows + 1),
     )
 
 

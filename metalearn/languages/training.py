@@ -14,6 +14,7 @@ import optax
 from metalearn.core import LearningProcess, gradient_process, optax_rule
 from metalearn.languages.episodes import Episode
 from metalearn.languages.model import LanguageModel, cross_entropy
+from metalearn.languages.prefixes import Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,10 @@ def meta_learning(
     """
 
     def inputs(meta: Any, task: Episode, key: jax.Array) -> Any:
-        rows = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[-1:]]), task.support)
+        support = task.support
+        if inner_gradient == "plain" and isinstance(support, Prefixes):
+            support = support._replace(times=None)  # it differentiates backwards twice
+        rows = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[-1:]]), support)
         states = rows.tokens.shape[0]
         return {"strings": rows, "key": jax.random.split(key, states), "turn": np.arange(states)}
 

@@ -40,7 +40,8 @@ def stacked(grids):
 
 def empty(times, rows):
     none = np.full((times, rows), times * rows, np.int32)
-    return Prefixes(np.full_like(none, PAD), none, none, none, np.zeros((times, rows, VOCABULARY), np.float32))
+    counts = np.zeros((times, rows, VOCABULARY), np.float32)
+    return Prefixes(np.full_like(none, PAD), none, none, none, counts, np.int32(0))
 
 
 def spelled(grid):
@@ -213,7 +214,8 @@ class BranchingTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.enter_context(jax.enable_x64(True))
-        self.prefixes = fit(*token_strings(SAMPLE), 8, 3)
+        self.prefixes = fit(*token_strings(SAMPLE), 13, 3)
+        self.assertLess(self.prefixes.times, 13)
         self.own, self.scanned = lstm(VOCABULARY, 3), recurrent(lstm_cell()._replace(branch=None), VOCABULARY, 3)
         self.params, self.direction = (random_params(self.own, seed) for seed in (0, 1))
 
@@ -226,10 +228,14 @@ class BranchingTest(parameterized.TestCase):
         )
         chex.assert_trees_all_close(own, scanned, rtol=1e-10, atol=1e-13)
 
-    def test_gradient(self):
+    @parameterized.parameters(False, True)
+    def test_gradient(self, all_times):
+        self.go_through(all_times)
         self.check(lambda loss, params: jax.value_and_grad(loss)(params))
 
-    def test_tangent_of_the_gradient(self):
+    @parameterized.parameters(False, True)
+    def test_tangent_of_the_gradient(self, all_times):
+        self.go_through(all_times)
         self.check(lambda loss, params: jax.jvp(jax.grad(loss), (params,), (self.direction,))[1])
 
     def test_gradient_of_the_gradient(self):
@@ -238,7 +244,36 @@ class BranchingTest(parameterized.TestCase):
                 lambda a, b: a + b, jax.tree.map(lambda g, d: (g * d).sum(), jax.grad(loss)(p), self.direction)
             )
         )
+        self.go_through(all_times=True)
         self.check(lambda loss, params: jax.grad(along(loss))(params))
+
+    def go_through(self, all_times):
+        if all_times:
+            self.prefixes = self.prefixes._replace(times=None)
+
+    def test_side_by_side_as_alone(self):
+        """Grids of which some need fewer times than others, under `vmap`; a tangent of the gradient needs all loops."""
+        samples = [SAMPLE, [(0,), ()], random_sample(longest=4)]
+        grids = stacked([fit(*token_strings(sample), 60, 3) for sample in samples])
+        self.assertLen(set(grids.times.tolist()), 3)
+        loss = functools.partial(cross_entropy, self.own)
+        tangent = lambda grid: jax.jvp(lambda p: jax.grad(loss)(p, grid), (self.params,), (self.direction,))
+        chex.assert_trees_all_close(
+            compiled(jax.vmap(tangent))(grids), compiled(functools.partial(jax.lax.map, tangent))(grids), rtol=1e-11
+        )
+
+    def test_times_beyond_the_last_prefix_are_not_gone_through(self):
+        calls = []
+
+        def product(x, weights):
+            jax.debug.callback(lambda: calls.append(1))
+            return x @ weights
+
+        model = recurrent(lstm_cell(product), VOCABULARY, 3, layers=1)
+        value = compiled(functools.partial(cross_entropy, model))(random_params(model), self.prefixes)
+        jax.block_until_ready(value)
+        jax.effects_barrier()
+        self.assertLen(calls, 1 + self.prefixes.times)  # what the tokens drive, and one each time
 
 
 if __name__ == "__main__":
