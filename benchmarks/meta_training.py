@@ -39,7 +39,7 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 """How far the peer's loss may be from ours, relatively, and its gradient, relative to its norm: both are float32."""
 VARIANTS_TRIED = 3
 """Languages on which all variants of PyTorch are tried."""
-GRIDS = tuple(itertools.product((2, 3, 4, 6, 8, 12, 16, 20, 28, 40, 60, 84, 112), (1, 2, 4, 8, 12)))
+GRIDS = tuple(itertools.product((2, 3, 4, 6, 8, 12, 16, 20, 28, 40, 60, 84, 112), (1, 2, 4, 8, 15)))
 EPISODES = EpisodeSettings(grid_times=tuple(t for t, _ in GRIDS), grid_rows=tuple(r for _, r in GRIDS))
 
 

@@ -61,41 +61,43 @@ def _cell(squashed, c):
     return c, o * jnp.tanh(c)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _scan_in_place(step, reverse, fixed, carry, replaced, rows, count=None):
-    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of replaced, row)), over the first axis.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _scan(step, reverse, in_place, fixed, carry, first, others, count=None):
+    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of first, row of others)), outputs shaped as `first`.
 
-    Outputs, of the shape of `replaced`, take its place: memory that is neither asked for nor cleared, and is at hand.
-    Given `count`, an integer that may be traced, only the first rows are gone through, and the others of `replaced`
-    stay.
+    in_place: outputs take the place of `first`, memory that is neither asked for nor cleared, and is at hand. Good where
+        what a row of outputs is made into reads it from memory, such as a product of matrices; else the compiler makes
+        each row several times, from the rows of `first`, of which it has to keep a copy then.
+    count: an integer that may be traced: only so many of the first rows are gone through. The rows of outputs behind
+        them are those of `first`, or zero.
     """
-    return _loop(functools.partial(step, fixed), reverse, count, carry, replaced, None, rows)
+    return _loop(functools.partial(step, fixed), reverse, count, carry, first if in_place else None, first, others)
 
 
-def _loop(step, reverse, count, carry, outputs, replaced, rows):
-    count = len(outputs) if count is None else count
+def _loop(step, reverse, count, carry, outputs, first, others):
+    in_place = outputs is not None
+    count = len(first) if count is None else count
 
     def moved(turn, carried):
         carry, outputs = carried
         time = count - 1 - turn if reverse else turn
         at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
-        row = at(outputs if replaced is None else replaced)
-        carry, output = step(carry, (row, jax.tree.map(at, rows)))
+        carry, output = step(carry, (at(outputs if in_place else first), jax.tree.map(at, others)))
         return carry, _put(outputs, output, time)
 
-    return jax.lax.fori_loop(0, count, moved, (carry, outputs))
+    return jax.lax.fori_loop(0, count, moved, (carry, outputs if in_place else jnp.zeros_like(first)))
 
 
-@_scan_in_place.defjvp
-def _scan_and_tangent(step, reverse, primals, tangents):
+@_scan.defjvp
+def _scan_and_tangent(step, reverse, in_place, primals, tangents):
     """Not in place, where derivatives read a row after it would have been replaced."""
     *primals, count = primals
 
-    def scan(fixed, carry, replaced, rows):
-        one = functools.partial(step, fixed)
+    def scan(fixed, carry, first, others):
+        of_fixed = functools.partial(step, fixed)
         if count is None:
-            return jax.lax.scan(one, carry, (replaced, rows), reverse=reverse)
-        return _loop(one, reverse, count, carry, jnp.zeros_like(replaced), replaced, rows)
+            return jax.lax.scan(of_fixed, carry, (first, others), reverse=reverse)
+        return _loop(of_fixed, reverse, count, carry, None, first, others)
 
     return jax.jvp(scan, tuple(primals), tuple(tangents[:-1]))
 
@@ -132,12 +134,12 @@ def _recurrence_backward(product, residuals, dh):
 
     def step(transposed, carry, row):
         dh_later, dc_later = carry
-        _, (slopes, dh, to_c, f, keep) = row
+        slopes, (dh, to_c, f, keep) = row
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
         return (keep * product(dgates, transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
-    _, dgates = _scan_in_place(step, True, weights.T, (zeros, zeros), squashed, (slopes, dh, to_c, f, keep))
+    _, dgates = _scan(step, True, len(zeros) > 1, weights.T, (zeros, zeros), slopes, (dh, to_c, f, keep))
     return dgates, weights_gradient(product, before(h), dgates), None
 
 
@@ -166,9 +168,8 @@ def _branching_forward(product, driven, weights, prefixes):
         return _put(filled, jnp.concatenate([h, c], -1), time), squashed
 
     filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
-    filled, squashed = _scan_in_place(
-        step, False, weights, filled, driven, (jnp.arange(times), prefixes.parents), times_filled(prefixes)
-    )
+    places = (jnp.arange(times), prefixes.parents)
+    filled, squashed = _scan(step, False, True, weights, filled, driven, places, times_filled(prefixes))
     return filled[:-1, :, :units], (filled, squashed, weights, prefixes)
 
 
@@ -181,17 +182,19 @@ def _branching_backward(product, residuals, dh):
     seen = True if count is None else jnp.arange(times)[:, None, None] < count
     slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before, seen)
 
-    def step(transposed, handed, row):
+    def step(turned, handed, row):
         slopes, (time, cells, dh, to_c, f) = row
         from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
         dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
-        own = jnp.concatenate([product(dgates, transposed), dc * f], axis=-1) + from_sibling
+        own = jnp.concatenate([product(dgates, turned.T if few else turned), dc * f], axis=-1) + from_sibling
         return _put(handed, own, time), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
-    rows_of = (jnp.arange(times), cells, dh, to_c, f)
-    _, dgates = _scan_in_place(step, True, weights.T, jnp.zeros_like(filled), slopes, rows_of, count)
+    several, few = rows > 1, times <= 8
+    turned = weights if few else weights.T
+    places = (jnp.arange(times), cells, dh, to_c, f)
+    _, dgates = _scan(step, True, several, turned, jnp.zeros_like(filled), slopes, places, count)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 

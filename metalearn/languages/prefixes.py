@@ -97,7 +97,7 @@ def grids_of(strings: Sequence[Sequence[int]], counts: Sequence[int], times: int
         count, grid = _as_many_as_fit(left, times * rows), None
         while grid is None:
             grid = _grid(left[:count], times, rows)
-            count = count if grid is not None else count * 9 // 10
+            count = count if grid is not None else count * 24 // 25
         grids.append(grid)
         left = left[count:]
     return grids
@@ -135,16 +135,18 @@ def cheapest(
 
     best = sorted(sizes, key=expected)[:3]
     laid_out = [[grids_of(*sample, *size) for sample in samples] for size in best if expected(size) < np.inf]
-    return min(laid_out, key=lambda each: sum(len(grids) * work(grids[0].tokens.shape) for grids in each))
+    return min(laid_out, key=lambda each: sum(work(grid.tokens.shape, grid.times) for grids in each for grid in grids))
 
 
-def work(size: tuple[int, ...]) -> int:
-    """What a grid of (times, rows) takes on a CPU, in cells.
+def work(size: tuple[int, ...], filled: int | None = None) -> float:
+    """What a grid of (times, rows) takes on a CPU, of which the first `filled` times hold a prefix (all), in cells.
 
-    A time takes as much as two more rows, or one where there is a single row and no product of matrices; a grid 15.
+    A time takes as much as two more rows, or one where there is a single row and no product of matrices; a time that
+    holds no prefix half of its rows, for what is computed for all times at once; a grid 15.
     """
     times, rows = size
-    return times * (rows + 1 + (rows > 1)) + 15
+    filled = times if filled is None else filled
+    return filled * (rows + 1 + (rows > 1)) + (times - filled) * rows / 2 + 15
 
 
 def stacked_grids(each: Sequence[Sequence[Prefixes]]) -> Prefixes:
