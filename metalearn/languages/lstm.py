@@ -63,9 +63,9 @@ def _cell(squashed, c):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _scan(step, reverse, in_place, fixed, carry, first, others, count=None):
-    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of first, row of others)), outputs shaped as `first`.
+    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of first, row of others)), outputs shaped as first.
 
-    in_place: outputs take the place of `first`, memory that is neither asked for nor cleared, and is at hand. Good where
+    in_place: outputs take the place of `first`: memory that is neither asked for nor cleared, and is at hand. Good if
         what a row of outputs is made into reads it from memory, such as a product of matrices; else the compiler makes
         each row several times, from the rows of `first`, of which it has to keep a copy then.
     count: an integer that may be traced: only so many of the first rows are gone through. The rows of outputs behind
