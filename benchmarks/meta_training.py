@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import ladder
 from benchmarks.harness import Row, matrix_product, missing, seconds
-from metalearn.core import PARTS, objectives, task_mesh
+from metalearn.core import PARTS, objectives, shard_tasks, task_mesh
 from metalearn.languages.episodes import Episode, EpisodeBatches, EpisodeSettings
 from metalearn.languages.lstm import lstm
 from metalearn.languages.model import Strings
@@ -107,7 +107,8 @@ class Ours:
 
     def __call__(self, episode: Episode) -> Callable[[], tuple[Any, jax.Array]]:
         """A call that computes the meta-gradient and the sum of losses of an episode."""
-        tasks = jax.tree.map(lambda x: np.asarray(x)[None], episode)
+        # In place before the clock starts, as the peer's tensors are: training places a batch while it uses another.
+        tasks = shard_tasks(jax.tree.map(lambda x: np.asarray(x)[None], episode), self.mesh)
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(tasks))
         if shapes not in self.programs:
             objective = objectives.every_update(len(episode.support.tokens))

@@ -42,11 +42,17 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
     """Places a batch of tasks, leaves [tasks, ...], on the mesh; in several processes each passes its own tasks.
 
+    A batch that lies there already is returned as it is, so that a loop may place the next one while this one is used.
+
     Raises:
         ValueError: the number of tasks is no positive multiple of the number of (local) devices.
     """
+    sharding = NamedSharding(mesh, P(AXIS))
+    leaves = jax.tree.leaves(tasks)
+    if leaves and all(isinstance(leaf, jax.Array) and leaf.sharding == sharding for leaf in leaves):
+        return tasks
     local = mesh.local_mesh.shape[AXIS]
-    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
+    counts = {np.shape(leaf)[:1] for leaf in leaves}
     if len(counts) != 1 or counts == {()}:
         raise ValueError(f"the leaves of a batch of tasks must share their leading axis, but these have {counts}")
     ((count,),) = counts
@@ -55,7 +61,6 @@ def shard_tasks(tasks: Any, mesh: Mesh) -> Any:
             f"{count} tasks a batch cannot be split over {local} devices: take a multiple of {local}, "
             f"or pass a smaller mesh, task_mesh(tasks={count})"
         )
-    sharding = NamedSharding(mesh, P(AXIS))
     if jax.process_count() == 1:
         return jax.device_put(tasks, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tasks)

@@ -86,7 +86,7 @@ class Trainer:
         start = self._loop(kind, self._config.episodes.min_updates).init(initial_weights(self._config, seed))
         infinite = replicate(jnp.asarray(jnp.inf), self._mesh)
         state = TrainState(start, replicate(start.meta, self._mesh), infinite, replicate(infinite, self._mesh))
-        batches = Prefetched(self._remembered_batch)
+        batches = Prefetched(lambda step: shard_tasks(self._remembered_batch(step), self._mesh))
 
         def step(state: TrainState, index: int) -> tuple[TrainState, dict[str, Any]]:
             batch = batches(index)
