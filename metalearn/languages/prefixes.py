@@ -135,7 +135,8 @@ def cheapest(
 
     best = sorted(sizes, key=expected)[:3]
     laid_out = [[grids_of(*sample, *size) for sample in samples] for size in best if expected(size) < np.inf]
-    return min(laid_out, key=lambda each: sum(work(grid.tokens.shape, grid.times) for grids in each for grid in grids))
+    taken = lambda grid: work(grid.tokens.shape, int(grid.times))
+    return min(laid_out, key=lambda each: sum(taken(grid) for grids in each for grid in grids))
 
 
 def work(size: tuple[int, ...], filled: int | None = None) -> float:
@@ -170,7 +171,7 @@ def _empty(times: int, rows: int) -> Prefixes:
         none,
         none,
         np.zeros((times, rows, tokens.VOCABULARY), np.float32),
-        np.int32(0),
+        np.zeros((), np.int32),
     )
 
 
@@ -229,7 +230,7 @@ def _grid(sample: Sequence[tuple[tuple[int, ...], int]], times: int, rows: int) 
         children=grid(place[children], none),
         siblings=grid(place[siblings], none),
         counts=counts.reshape(times, rows, -1),
-        times=np.int32(cells.max() // rows + 1),
+        times=np.asarray(cells.max() // rows + 1, np.int32),
     )
 
 

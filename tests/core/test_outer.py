@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from metalearn.core import LearningProcess, first_order, objectives, outer_loop, outer_loops, task_mesh
+from metalearn.core import LearningProcess, first_order, objectives, outer_loop, outer_loops, shard_tasks, task_mesh
 from tests.core.problems import compiled, linear_regression, slow_value
 
 TASKS = 8
@@ -251,6 +251,16 @@ class SeveralLoopsTest(parameterized.TestCase):
 
 
 class MeshTest(absltest.TestCase):
+    def test_tasks_in_place_stay(self):
+        """Those of a batch placed beforehand are not moved again; on another mesh they are."""
+        mesh, tasks = devices(2), {"x": np.arange(8.0).reshape(4, 2)}
+        placed = shard_tasks(tasks, mesh)
+        self.assertIs(shard_tasks(placed, mesh), placed)
+        self.assertLen(placed["x"].sharding.device_set, 2)
+        moved = shard_tasks(placed, devices(4))
+        self.assertLen(moved["x"].sharding.device_set, 4)
+        chex.assert_trees_all_equal(moved, tasks)
+
     def test_a_mesh_that_fits_the_batch(self):
         """The largest number of the four devices that divides the batch."""
         sizes = {tasks: task_mesh(tasks=tasks).size for tasks in (1, 2, 3, 4, 5, 6, 8, 9)}
