@@ -97,7 +97,8 @@ def outer_loop(
     def outer_step(state: OuterState, tasks: Task, key: jax.Array) -> tuple[OuterState, Metrics]:
         return _moved(optimizer, state, *sharded_estimate(state, tasks, _task_keys(state, tasks, key)))
 
-    jitted = _compiled(outer_step, mesh, P())
+    # The next call takes this one's results: they must lie where `init` put the first state.
+    jitted = jax.jit(outer_step, donate_argnums=0, out_shardings=NamedSharding(mesh, P()))
     return OuterLoop(
         lambda meta: replicate(_first_state(optimizer, meta), mesh),
         _in_turn(lambda state, tasks, key: jitted(state, shard_tasks(tasks, mesh), key), mesh),
@@ -136,21 +137,13 @@ def outer_loops(
         return jax.lax.map(lambda loop: one_step(*loop), (states, tasks, keys))
 
     sharded = jax.shard_map(every_step, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False)
-    jitted = _compiled(sharded, mesh, P(AXIS))
+    jitted = jax.jit(sharded, donate_argnums=0, out_shardings=NamedSharding(mesh, P(AXIS)))
     first = jax.vmap(lambda meta: _first_state(optimizer, meta))
     return OuterLoop(
         lambda metas: shard_tasks(first(jax.tree.map(lambda x: jnp.array(x, copy=True), metas)), mesh),
         _in_turn(lambda states, tasks, keys: jitted(states, *shard_tasks((tasks, keys), mesh)), mesh),
         jitted,
     )
-
-
-def _compiled(step: Callable[..., Any], mesh: Mesh, spec: P) -> Any:
-    """`step`, compiled, whose first argument is the state that its last call returned, donated."""
-    # Vectors of 16 numbers where a CPU has them: by default XLA takes 8, which elementwise loops are slower by.
-    options = {"xla_cpu_prefer_vector_width": 512} if mesh.devices.flat[0].platform == "cpu" else None
-    # The next call takes this one's results: they must lie where `init` put the first state.
-    return jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, spec), compiler_options=options)
 
 
 def _in_turn(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -182,19 +182,19 @@ def _branching_backward(product, residuals, dh):
     seen = True if count is None else jnp.arange(times)[:, None, None] < count
     slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before, seen)
 
-    def step(turned, handed, row):
+    def step(fixed, handed, row):
         slopes, (time, cells, dh, to_c, f) = row
         from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
         dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
-        own = jnp.concatenate([product(dgates, turned.T if few else turned), dc * f], axis=-1) + from_sibling
+        own = jnp.concatenate([product(dgates, fixed.T if few else fixed), dc * f], axis=-1) + from_sibling
         return _put(handed, own, time), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
-    several, few = rows > 1, times <= 8
-    turned = weights if few else weights.T
+    few = times <= 8  # turning the weights round would take longer than these times with weights that are not
+    fixed = weights if few else weights.T
     places = (jnp.arange(times), cells, dh, to_c, f)
-    _, dgates = _scan(step, True, several, turned, jnp.zeros_like(filled), slopes, places, count)
+    _, dgates = _scan(step, True, rows > 1, fixed, jnp.zeros_like(filled), slopes, places, count)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 
