@@ -59,16 +59,21 @@ def sum_in_parts(
             if whole < parts:
                 own = (wanted == parts) & ((whole - first) % devices == 0)
                 result = jax.lax.cond(own, lambda: plus(result, of(whole * size, count)), lambda: result)
-        return jax.tree.map(lambda x: x * devices, result)
+        return result
+
+    # Of numbers: the gradient is as large as params, and meets the cotangent anyway.
+    times_devices = lambda number: number if axis is None else number * jax.lax.axis_size(axis)
 
     @jax.custom_vjp
     def summed(params, rows, used=None, turn=0):
-        return added(total, params, rows, used, turn)
+        return times_devices(added(total, params, rows, used, turn))
 
     def forward(params, rows, used=None, turn=0):
-        return added(jax.value_and_grad(total), params, rows, used, turn)
+        value, gradient = added(jax.value_and_grad(total), params, rows, used, turn)
+        return times_devices(value), gradient
 
     def backward(gradient, cotangent):
+        cotangent = times_devices(cotangent)
         return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None, None, None
 
     summed.defvjp(forward, backward)
