@@ -1,12 +1,13 @@
 """The compilation cache and the compile clock."""
 
+import os
 import pathlib
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import threadpoolctl
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from metalearn.run.compilation import CompileClock, default_cache_folder, enable_compilation_cache, use_all_cores
 from tests.run.folder_case import FolderCase
@@ -51,6 +52,16 @@ class CompilationTest(FolderCase):
         self.assertGreater(chosen, 0)
         use_all_cores()
         self.assertEqual(jax.config.jax_num_cpu_devices, chosen)
+
+    @parameterized.parameters(
+        ("", "--xla_cpu_prefer_vector_width=512"),
+        ("--xla_dump_to=/x", "--xla_dump_to=/x --xla_cpu_prefer_vector_width=512"),
+        ("--xla_cpu_prefer_vector_width=128", "--xla_cpu_prefer_vector_width=128"),
+    )
+    def test_the_widest_vectors_unless_others_are_asked_for(self, before, after):
+        with mock.patch.dict("os.environ", {"XLA_FLAGS": before}):
+            use_all_cores()
+            self.assertEqual(os.environ["XLA_FLAGS"], after)
 
     def test_linear_algebra_libraries_get_one_thread(self):
         before = threadpoolctl.threadpool_limits(2, "blas")
