@@ -36,6 +36,7 @@ def sum_in_parts(
     if size < 1:
         raise ValueError(f"size={size} must be at least 1, the rows per part")
 
+    devices = lambda: 1 if axis is None else jax.lax.axis_size(axis)
     plus = lambda one, other: jax.tree.map(jnp.add, one, other)
 
     def added(function: Callable[[Any, Any], Any], params: Any, rows: Any, used: Any, turn: Any) -> Any:
@@ -46,34 +47,30 @@ def sum_in_parts(
             return of(0, size)
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: of(0, size)))
         wanted = parts if used is None else jnp.minimum(-(-used // size), parts)
-        devices = 1 if axis is None else jax.lax.axis_size(axis)
-        first = 0 if axis is None else (jax.lax.axis_index(axis) - turn * wanted) % devices
+        first = 0 if axis is None else (jax.lax.axis_index(axis) - turn * wanted) % devices()
         if parts == 1:
             result = jax.lax.cond(first < wanted, lambda: of(0, size), lambda: nothing)
         else:
             folded = jax.tree.map(lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), rows)
             part = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), folded)
-            add = lambda i, so_far: plus(so_far, function(params, part(first + i * devices)))
-            turns = -(-(jnp.minimum(wanted, whole) - first) // devices)
+            add = lambda i, so_far: plus(so_far, function(params, part(first + i * devices())))
+            turns = -(-(jnp.minimum(wanted, whole) - first) // devices())
             result = jax.lax.fori_loop(0, turns, add, nothing)
             if whole < parts:
-                own = (wanted == parts) & ((whole - first) % devices == 0)
+                own = (wanted == parts) & ((whole - first) % devices() == 0)
                 result = jax.lax.cond(own, lambda: plus(result, of(whole * size, count)), lambda: result)
         return result
 
-    # Of numbers: the gradient is as large as params, and meets the cotangent anyway.
-    times_devices = lambda number: number if axis is None else number * jax.lax.axis_size(axis)
-
     @jax.custom_vjp
     def summed(params, rows, used=None, turn=0):
-        return times_devices(added(total, params, rows, used, turn))
+        return added(total, params, rows, used, turn) * devices()
 
     def forward(params, rows, used=None, turn=0):
         value, gradient = added(jax.value_and_grad(total), params, rows, used, turn)
-        return times_devices(value), gradient
+        return value * devices(), gradient
 
     def backward(gradient, cotangent):
-        cotangent = times_devices(cotangent)
+        cotangent = cotangent * devices()  # a number, and not the gradient, which is as large as params
         return jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradient), None, None, None
 
     summed.defvjp(forward, backward)

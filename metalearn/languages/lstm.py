@@ -71,11 +71,10 @@ def _scan(step, reverse, in_place, fixed, carry, first, others, count=None):
     count: an integer that may be traced: only so many of the first rows are gone through. The rows of outputs behind
         them are those of `first`, or zero.
     """
-    return _loop(functools.partial(step, fixed), reverse, count, carry, first if in_place else None, first, others)
+    return _loop(functools.partial(step, fixed), reverse, in_place, carry, first, others, count)
 
 
-def _loop(step, reverse, count, carry, outputs, first, others):
-    in_place = outputs is not None
+def _loop(step, reverse, in_place, carry, first, others, count):
     count = len(first) if count is None else count
 
     def moved(turn, carried):
@@ -85,7 +84,7 @@ def _loop(step, reverse, count, carry, outputs, first, others):
         carry, output = step(carry, (at(outputs if in_place else first), jax.tree.map(at, others)))
         return carry, _put(outputs, output, time)
 
-    return jax.lax.fori_loop(0, count, moved, (carry, outputs if in_place else jnp.zeros_like(first)))
+    return jax.lax.fori_loop(0, count, moved, (carry, first if in_place else jnp.zeros_like(first)))
 
 
 @_scan.defjvp
@@ -97,7 +96,7 @@ def _scan_and_tangent(step, reverse, in_place, primals, tangents):
         of_fixed = functools.partial(step, fixed)
         if count is None:
             return jax.lax.scan(of_fixed, carry, (first, others), reverse=reverse)
-        return _loop(of_fixed, reverse, count, carry, None, first, others)
+        return _loop(of_fixed, reverse, False, carry, first, others, count)
 
     return jax.jvp(scan, tuple(primals), tuple(tangents[:-1]))
 

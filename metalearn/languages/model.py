@@ -105,6 +105,7 @@ def _cross_entropy_after(model, params, prefixes, key, axis, turn):
 
 def _surprise_after(model, params, prefixes, key):
     """Sum of the surprise of all tokens that follow the prefixes of one grid."""
+    # Tokens lead: sums over a few of them then go through many prefixes at once.
     logits = jnp.moveaxis(model.logits_after(params, prefixes, key), -1, 0)
     counts = jnp.moveaxis(prefixes.counts, -1, 0).astype(logits.dtype)
     return jnp.sum(counts.sum(0) * jax.nn.logsumexp(logits, 0)) - jnp.sum(counts * logits)
