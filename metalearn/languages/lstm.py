@@ -157,47 +157,66 @@ def _branching(product, driven, weights, prefixes):
 def _branching_forward(product, driven, weights, prefixes):
     product = bare(product)
     times, rows, _ = driven.shape
-    units = len(weights)
+    pack, unpack = _packing(rows)
 
     def step(weights, filled, row):
         driven, (time, parents) = row
-        h, c = jnp.split(looked_up(filled, parents), 2, axis=-1)
+        h, c = jax.lax.optimization_barrier(unpack(looked_up(filled, parents)))
         squashed = _squashed(driven + product(h, weights))
         c, h = _cell(squashed, c)
-        return _put(filled, jnp.concatenate([h, c], -1), time), squashed
+        return _put_each(filled, pack(h, c), time), squashed
 
-    filled = jnp.zeros((times + 1, rows, 2 * units), driven.dtype)  # h and c of all cells, and the zeros before any
+    zeros = jnp.zeros((times + 1, rows, len(weights)), driven.dtype)  # of all cells, and the zeros before any
     places = (jnp.arange(times), prefixes.parents)
-    filled, squashed = _scan(step, False, True, weights, filled, driven, places, times_filled(prefixes))
-    return filled[:-1, :, :units], (filled, squashed, weights, prefixes)
+    count = times_filled(prefixes)
+    filled, squashed = _scan(step, False, True, weights, pack(zeros, zeros), driven, places, count)
+    return unpack(filled)[0][:-1], (filled, squashed, weights, prefixes)
 
 
 def _branching_backward(product, residuals, dh):
     product = bare(product)
     filled, squashed, weights, prefixes = residuals
-    times, rows, units = dh.shape
-    h_before, c_before = jnp.split(looked_up(filled, prefixes.parents), 2, axis=-1)
+    times, rows, _ = dh.shape
+    pack, unpack = _packing(rows)
+    h_before, c_before = unpack(looked_up(filled, prefixes.parents))
     count = times_filled(prefixes)
     seen = True if count is None else jnp.arange(times)[:, None, None] < count
-    slopes, to_c, f = _slopes(squashed, filled[:-1, :, units:], c_before, seen)
+    slopes, to_c, f = _slopes(squashed, unpack(filled)[1][:-1], c_before, seen)
 
     def step(fixed, handed, row):
         slopes, (time, cells, dh, to_c, f) = row
-        from_children, from_sibling = jnp.split(looked_up(handed, cells), 2)
-        dh_later, dc_later = jnp.split(from_children, 2, axis=-1)
+        found = unpack(jax.lax.optimization_barrier(looked_up(handed, cells)))
+        (dh_later, dh_sibling), (dc_later, dc_sibling) = (jnp.split(x, 2) for x in found)
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
-        own = jnp.concatenate([product(dgates, fixed.T if few else fixed), dc * f], axis=-1) + from_sibling
-        return _put(handed, own, time), dgates
+        own = pack(product(dgates, fixed.T if few else fixed) + dh_sibling, dc * f + dc_sibling)
+        return _put_each(handed, own, time), dgates
 
     cells = jnp.concatenate([prefixes.children, prefixes.siblings], axis=-1)  # one lookup, not two
     few = times <= 8  # turning the weights round would take longer than these times with weights that are not
     fixed = weights if few else weights.T
     places = (jnp.arange(times), cells, dh, to_c, f)
-    _, dgates = _scan(step, True, rows > 1, fixed, jnp.zeros_like(filled), slopes, places, count)
+    handed = jax.tree.map(jnp.zeros_like, filled)
+    _, dgates = _scan(step, True, rows > 1, fixed, handed, slopes, places, count)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 
 _branching.defvjp(_branching_forward, _branching_backward)
+
+
+def _packing(rows):
+    """How h and c of all cells, or what is handed on to them, are kept: pack(h, c), and unpack of that.
+
+    Apart, so that each goes to its place in the pass that makes it. What is looked up there goes through a barrier:
+    otherwise the lookup would become part of that pass, before which the whole array would have to be copied. Single
+    rows are kept side by side, as they are looked up by slicing, which no barrier holds back.
+    """
+    if rows > 1:
+        return lambda h, c: (h, c), lambda both: both
+    return lambda h, c: jnp.concatenate([h, c], axis=-1), lambda both: jnp.split(both, 2, axis=-1)
+
+
+def _put_each(filled, row, time):
+    return jax.tree.map(lambda all_, new: _put(all_, new, time), filled, row)
 
 
 def _put(filled, row, time):
