@@ -128,9 +128,9 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def best_seconds(calls: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-    """Wall seconds of each call: the best of `rounds` in which all take turns, after one call of each to warm up."""
-    for call in calls.values():
+def best_seconds(calls: Mapping[str, Callable[[], Any]], rounds: int = 5, *, warm: bool = False) -> dict[str, float]:
+    """Wall seconds of each call: the best of `rounds` in which all take turns, after one call of each unless `warm`."""
+    for call in () if warm else calls.values():
         jax.block_until_ready(call())
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):

@@ -5,10 +5,10 @@ SGD step each at rate 1, and 1,000 query strings that judge the weights after ev
 second order, no dropout. The paper takes one episode for each outer step, and so does what is timed: the library's own
 outer step, its episodes laid out as prefixes, the query shared by all devices.
 
-Ours counts with the best of a few calls for each language, PyTorch with its only one, which takes seconds; of its
-variants the one that was fastest in the first languages goes on to the others. Seconds, shares and ratios are of the
-means over languages; the ratio of the single languages is a row of its own. Loss and gradient of each language agree or
-the benchmark stops.
+PyTorch does it twice: as its users write it, adding up losses to differentiate their sum, and with the gradient of each
+judgement taken at once, which asks for an expert and takes less memory and time. All calls take turns and count with
+the best of a few for each language. Seconds, shares and ratios are of the means over languages; the notes tell how the
+ratios of single languages spread. Loss and gradient of each language agree or the benchmark stops.
 
 For the limit each distinct prefix passes 4 H^2 multiply-adds through the first layer, whose input is looked up, 8 H^2
 through every other layer, and H V through the output; 11 times for the update that reads it, 3 times for a judgement.
@@ -17,15 +17,14 @@ through every other layer, and H V through the output; 11 times for the update t
 import dataclasses
 import functools
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks import ladder
-from benchmarks.harness import Row, matrix_product, missing, seconds
+from benchmarks.harness import Row, best_seconds, matrix_product, missing
 from metalearn.core import PARTS, objectives, shard_tasks, task_mesh
 from metalearn.languages.episodes import Episode, EpisodeBatches, EpisodeSettings
 from metalearn.languages.lstm import lstm
@@ -35,10 +34,9 @@ from metalearn.languages.training import meta_learning
 from metalearn.run import Progress
 
 NAME, OURS = "meta_training", "metalearn"
+USERS, EXPERTS = "pytorch, losses added up", "pytorch, judgement by judgement"
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 """How far the peer's loss may be from ours, relatively, and its gradient, relative to its norm: both are float32."""
-VARIANTS_TRIED = 3
-"""Languages on which all variants of PyTorch are tried."""
 GRIDS = tuple(itertools.product((2, 3, 4, 6, 8, 12, 16, 20, 28, 40, 60, 84, 112), (1, 2, 4, 8, 15)))
 EPISODES = EpisodeSettings(grid_times=tuple(t for t, _ in GRIDS), grid_rows=tuple(r for _, r in GRIDS))
 
@@ -119,7 +117,7 @@ class Ours:
 
 
 def rows(sizes: Sizes | None = None, rounds: int = 3) -> Iterator[Row]:
-    """Mean seconds per episode of ours and of PyTorch, their ratio, and what compiling took."""
+    """Mean seconds per episode of ours and of PyTorch, their ratios, and what compiling took."""
     sizes = sizes or Sizes()
     product, product_operations = matrix_product()
     ours = Ours(sizes)
@@ -128,19 +126,9 @@ def rows(sizes: Sizes | None = None, rounds: int = 3) -> Iterator[Row]:
     limits = []
     with Progress(sizes.languages, NAME) as progress:
         for number, language in enumerate(drawn(sizes)):
-            call = ours(language.prefixes)
-            results = {OURS: jax.device_get(call())}  # the next call takes its memory
-            best = {OURS: float("inf"), "product": float("inf")}
-            jax.block_until_ready(product())
-            for _ in range(rounds):
-                best[OURS] = min(best[OURS], seconds(call))
-                best["product"] = min(best["product"], seconds(product))
-            for name, peer in ({} if absent else _peers(sizes, language)).items():
-                if number < VARIANTS_TRIED or name == _fastest(times):
-                    began = time.perf_counter()
-                    results[name] = peer()
-                    best[name] = time.perf_counter() - began
-            check(results)
+            calls = {OURS: ours(language.prefixes)} | ({} if absent else _peers(sizes, language))
+            check({name: jax.device_get(call()) for name, call in calls.items()})  # and warms up
+            best = best_seconds(calls | {"product": product}, rounds, warm=True)
             limits.append(sizes.operations(language.prefixes) * best.pop("product") / product_operations)
             for name, value in best.items():
                 times.setdefault(name, []).append(value)
@@ -148,21 +136,12 @@ def rows(sizes: Sizes | None = None, rounds: int = 3) -> Iterator[Row]:
     yield from _summary(ours, times, float(np.mean(limits)), absent)
 
 
-def _fastest(times: dict[str, list[float]]) -> str:
-    """The variant of PyTorch that took the least time in the languages that all were tried on."""
-    peers = {name: sum(of[:VARIANTS_TRIED]) for name, of in times.items() if name != OURS}
-    return min(peers, key=peers.__getitem__)
-
-
 def _peers(sizes: Sizes, language: Drawn) -> dict[str, Callable[[], tuple[Any, Any]]]:
-    from benchmarks.lstm_meta_gradient_torch import LOGITS
     from benchmarks.meta_training_torch import episode
 
     params = lstm(VOCABULARY, sizes.units, sizes.layers).init(jax.random.key(0))
-    return {
-        f"pytorch {name}": episode(logits, params, language.support, language.query, sizes.rate)
-        for name, logits in LOGITS.items()
-    }
+    written = functools.partial(episode, params, language.support, language.query, sizes.rate)
+    return {USERS: written(at_once=False), EXPERTS: written(at_once=True)}
 
 
 def check(results: dict[str, tuple[Any, Any]]) -> None:
@@ -183,28 +162,27 @@ def check(results: dict[str, tuple[Any, Any]]) -> None:
 
 
 def _summary(ours: Ours, times: dict[str, list[float]], limit: float, absent: str) -> Iterator[Row]:
-    unit, each, programs = "s/episode", np.array(times[OURS]), ours.programs.values()
-    peer = None if absent else np.array(times[_fastest(times)])
+    unit, programs = "s/episode", ours.programs.values()
+    means = {name: float(np.mean(of)) for name, of in times.items()}
+    own = means.pop(OURS)
     yield Row(
         f"{NAME}/{OURS}",
-        float(each.mean()),
+        own,
         unit,
-        share_of_limit=limit / each.mean(),
-        ratio_to_peer=None if peer is None else peer.mean() / each.mean(),
+        share_of_limit=limit / own,
+        ratio_to_peer=None if absent else means[USERS] / own,
         peak_memory_mib=max(program.memory_mib for program in programs),
         compile_seconds=sum(program.compile_seconds for program in programs),
-        note=f"{len(programs)} programs compiled; {_spread(each)}",
+        note=f"{len(programs)} programs compiled; {_spread(times[OURS])}",
     )
-    for name, of in times.items():
-        if name != OURS:
-            yield Row(f"{NAME}/{name}", float(np.mean(of)), unit, note=_spread(np.array(of)))
-    if peer is None:
+    for name, mean in means.items():
+        yield Row(f"{NAME}/{name}", mean, unit, note=_spread(times[name]))
+        ratios = np.array(times[name]) / times[OURS]
+        yield Row(f"{NAME}/times as fast as {name}", mean / own, "times", note=_spread(ratios))
+    if absent:
         yield Row(f"{NAME}/pytorch", None, unit, note=absent)
-        return
-    ratios = peer / each
-    yield Row(f"{NAME}/ratio of a language", float(np.median(ratios)), "times", note=_spread(ratios))
 
 
-def _spread(values: np.ndarray) -> str:
+def _spread(values: Sequence[float] | np.ndarray) -> str:
     low, middle, high = np.quantile(values, (0, 0.5, 1))
     return f"{len(values)} languages: least {low:.3g}, median {middle:.3g}, most {high:.3g}"

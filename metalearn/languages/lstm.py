@@ -17,10 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metalearn.languages.loops import as_one_function
 from metalearn.languages.model import LanguageModel
 from metalearn.languages.prefixes import looked_up, times_filled
 from metalearn.languages.products import Product, bare, product_named, weights_gradient
 from metalearn.languages.recurrent import Cell, Gates, init_gates, recurrent, zeros
+
+FEW_ROWS = 2
+"""Loops over so many rows are mostly calls of operations: on a CPU they run as one function (loops.py)."""
 
 
 class LSTMState(NamedTuple):
@@ -61,42 +65,52 @@ def _cell(squashed, c):
     return c, o * jnp.tanh(c)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _scan(step, reverse, in_place, fixed, carry, first, others, count=None):
-    """`jax.lax.scan` of (carry, outputs) = step(fixed, carry, (row of first, row of others)), outputs shaped as first.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _scan(step, product, reverse, in_place, fixed, carry, first, others, count=None):
+    """`jax.lax.scan` of (carry, outputs) = step(product, fixed, carry, (row of first, row of others)).
 
+    first: [time, batch, ...], as are the outputs.
     in_place: outputs take the place of `first`: memory that is neither asked for nor cleared, and is at hand. Good if
         what a row of outputs is made into reads it from memory, such as a product of matrices; else the compiler makes
         each row several times, from the rows of `first`, of which it has to keep a copy then.
     count: an integer that may be traced: only so many of the first rows are gone through. The rows of outputs behind
         them are those of `first`, or zero.
     """
-    return _loop(functools.partial(step, fixed), reverse, in_place, carry, first, others, count)
+    return _loop(step, product, reverse, in_place, fixed, carry, first, others, count)
 
 
-def _loop(step, reverse, in_place, carry, first, others, count):
-    count = len(first) if count is None else count
+def _loop(step, product, reverse, in_place, fixed, carry, first, others, count):
+    def loop(product, fixed, carry, first, others, count):
+        def moved(turn, carried):
+            carry, outputs = carried
+            time = count - 1 - turn if reverse else turn
+            at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
+            row = (at(outputs if in_place else first), jax.tree.map(at, others))
+            carry, output = step(product, fixed, carry, row)
+            return carry, _put(outputs, output, time)
 
-    def moved(turn, carried):
-        carry, outputs = carried
-        time = count - 1 - turn if reverse else turn
-        at = lambda x: jax.lax.dynamic_index_in_dim(x, time, keepdims=False, allow_negative_indices=False)
-        carry, output = step(carry, (at(outputs if in_place else first), jax.tree.map(at, others)))
-        return carry, _put(outputs, output, time)
+        return jax.lax.fori_loop(0, count, moved, (carry, first if in_place else jnp.zeros_like(first)))
 
-    return jax.lax.fori_loop(0, count, moved, (carry, first if in_place else jnp.zeros_like(first)))
+    general = functools.partial(loop, product)
+    if count is None or first.shape[1] > FEW_ROWS:
+        return general(fixed, carry, first, others, len(first) if count is None else count)
+    return as_one_function(functools.partial(loop, _row_by_row(product)), general)(fixed, carry, first, others, count)
+
+
+def _row_by_row(product):
+    return lambda x, weights: jnp.concatenate([product(row, weights) for row in jnp.split(x, len(x))])
 
 
 @_scan.defjvp
-def _scan_and_tangent(step, reverse, in_place, primals, tangents):
+def _scan_and_tangent(step, product, reverse, in_place, primals, tangents):
     """Not in place, where derivatives read a row after it would have been replaced."""
     *primals, count = primals
 
     def scan(fixed, carry, first, others):
-        of_fixed = functools.partial(step, fixed)
         if count is None:
+            of_fixed = functools.partial(step, product, fixed)
             return jax.lax.scan(of_fixed, carry, (first, others), reverse=reverse)
-        return _loop(of_fixed, reverse, False, carry, first, others, count)
+        return _loop(step, product, reverse, False, fixed, carry, first, others, count)
 
     return jax.jvp(scan, tuple(primals), tuple(tangents[:-1]))
 
@@ -131,14 +145,14 @@ def _recurrence_backward(product, residuals, dh):
     before = lambda x: keep * jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
     slopes, to_c, f = _slopes(squashed, c, before(c))
 
-    def step(transposed, carry, row):
+    def step(product, transposed, carry, row):
         dh_later, dc_later = carry
         slopes, (dh, to_c, f, keep) = row
         dgates, dc = _cell_backward(dh + dh_later, dc_later, to_c, slopes)
         return (keep * product(dgates, transposed), keep * (dc * f)), dgates
 
     zeros = jnp.zeros_like(h[0])
-    _, dgates = _scan(step, True, len(zeros) > 1, weights.T, (zeros, zeros), slopes, (dh, to_c, f, keep))
+    _, dgates = _scan(step, product, True, len(zeros) > 1, weights.T, (zeros, zeros), slopes, (dh, to_c, f, keep))
     return dgates, weights_gradient(product, before(h), dgates), None
 
 
@@ -159,7 +173,7 @@ def _branching_forward(product, driven, weights, prefixes):
     times, rows, _ = driven.shape
     pack, unpack = _packing(rows)
 
-    def step(weights, filled, row):
+    def step(product, weights, filled, row):
         driven, (time, parents) = row
         h, c = jax.lax.optimization_barrier(unpack(looked_up(filled, parents)))
         squashed = _squashed(driven + product(h, weights))
@@ -169,7 +183,7 @@ def _branching_forward(product, driven, weights, prefixes):
     zeros = jnp.zeros((times + 1, rows, len(weights)), driven.dtype)  # of all cells, and the zeros before any
     places = (jnp.arange(times), prefixes.parents)
     count = times_filled(prefixes)
-    filled, squashed = _scan(step, False, True, weights, pack(zeros, zeros), driven, places, count)
+    filled, squashed = _scan(step, product, False, True, weights, pack(zeros, zeros), driven, places, count)
     return unpack(filled)[0][:-1], (filled, squashed, weights, prefixes)
 
 
@@ -183,7 +197,7 @@ def _branching_backward(product, residuals, dh):
     seen = True if count is None else jnp.arange(times)[:, None, None] < count
     slopes, to_c, f = _slopes(squashed, unpack(filled)[1][:-1], c_before, seen)
 
-    def step(fixed, handed, row):
+    def step(product, fixed, handed, row):
         slopes, (time, cells, dh, to_c, f) = row
         found = unpack(jax.lax.optimization_barrier(looked_up(handed, cells)))
         (dh_later, dh_sibling), (dc_later, dc_sibling) = (jnp.split(x, 2) for x in found)
@@ -196,7 +210,7 @@ def _branching_backward(product, residuals, dh):
     fixed = weights if few else weights.T
     places = (jnp.arange(times), cells, dh, to_c, f)
     handed = jax.tree.map(jnp.zeros_like, filled)
-    _, dgates = _scan(step, True, rows > 1, fixed, handed, slopes, places, count)
+    _, dgates = _scan(step, product, True, rows > FEW_ROWS, fixed, handed, slopes, places, count)
     return dgates, weights_gradient(product, h_before, dgates), None
 
 

@@ -52,8 +52,7 @@ def cross_entropy(
     strings: Strings | Prefixes,
     key: jax.Array | None = None,
     at_once: int | None = None,
-    axis: str | None = None,
-    turn: jax.Array | int = 0,
+    own: tuple[Any, Any] | None = None,
 ) -> jax.Array:
     """Mean cross-entropy in nats over all predicted tokens (symbols and END) of all strings, a scalar.
 
@@ -64,22 +63,32 @@ def cross_entropy(
         key: drives dropout; None turns it off.
         at_once: rows of `Strings` scored side by side; the gradient then accumulates part by part (core/parts.py), so
             that memory is that of one part. None: all.
-        axis: of a mesh whose devices take turns at the parts or grids; what each gets is not the mean over all tokens,
-            but has it as its mean over devices, see `sum_in_parts`.
-        turn: how often they did before, likewise.
+        own: (begin, end): scores only these of the parts (see `parts_of`), and returns what they add to the mean over
+            all, so that what comes of all parts is that mean. Integers that may be traced.
     """
     if isinstance(strings, Prefixes):
-        return _cross_entropy_after(model, params, strings, key, axis, turn)
+        return _cross_entropy_after(model, params, strings, key, own)
     targets = strings.tokens[:, 1:]
     counts = strings.counts if strings.counts.ndim == targets.ndim else strings.counts[:, None]
     weights = ((targets != PAD) * (targets != START) * counts).astype(np.float32)
-    if at_once is None:
+    if at_once is None and own is None:
         total = _surprise(model, params, strings.tokens, weights, key)
     else:
         keys = None if key is None else jax.random.split(key, len(targets))
         part = lambda params, rows: _surprise(model, params, rows[0], rows[1], None if key is None else rows[2][0])
-        total = sum_in_parts(part, at_once, axis)(params, (strings.tokens, weights, keys), None, turn)
+        total = sum_in_parts(part, at_once or len(targets))(params, (strings.tokens, weights, keys), own)
     return total / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def parts_of(strings: Strings | Prefixes, at_once: int | None = None) -> jax.Array | int:
+    """In how many parts `cross_entropy` scores strings: grids with a prefix, or groups of `at_once` rows."""
+    if not isinstance(strings, Prefixes):
+        rows = len(strings.tokens)
+        return -(-rows // (at_once or rows))
+    if strings.tokens.ndim == 2:
+        return 1
+    # Grids without a prefix come last.
+    return jnp.max(jnp.where((strings.tokens != PAD).any((1, 2)), np.arange(len(strings.tokens)) + 1, 0))
 
 
 def _surprise(model, params, tokens, weights, key):
@@ -89,17 +98,17 @@ def _surprise(model, params, tokens, weights, key):
     return jnp.sum(weights.astype(logits.dtype) * (jax.nn.logsumexp(logits, -1) - chosen))
 
 
-def _cross_entropy_after(model, params, prefixes, key, axis, turn):
-    if prefixes.tokens.ndim == 2:
+def _cross_entropy_after(model, params, prefixes, key, own):
+    several = prefixes.tokens.ndim == 3
+    if not several and own is None:
         total = _surprise_after(model, params, prefixes, key)
     else:
-        grids = len(prefixes.tokens)
-        keys = None if key is None else jax.random.split(key, grids)
+        grids = prefixes if several else jax.tree.map(lambda x: x[None], prefixes)
+        keys = None if key is None else jax.random.split(key, len(grids.tokens))
         first = lambda rows: jax.tree.map(lambda x: x[0], rows)
-        # Grids without a prefix come last.
-        used = jnp.max(jnp.where((prefixes.tokens != PAD).any((1, 2)), np.arange(grids) + 1, 0))
         of_one = lambda params, rows: _surprise_after(model, params, *first(rows))
-        total = sum_in_parts(of_one, 1, axis)(params, (prefixes, keys), used, turn)
+        own = (0, parts_of(prefixes)) if own is None else own
+        total = sum_in_parts(of_one, 1)(params, (grids, keys), own)
     return total / jnp.maximum(jnp.sum(prefixes.counts), 1.0)
 
 

@@ -139,8 +139,10 @@ def cheapest(
     return min(laid_out, key=lambda each: sum(taken(grid) for grids in each for grid in grids))
 
 
-def work(size: tuple[int, ...], filled: int | None = None) -> float:
+def work(size: tuple[int, ...], filled: Any = None) -> Any:
     """What a grid of (times, rows) takes on a CPU, of which the first `filled` times hold a prefix (all), in cells.
+
+    filled: an integer, or several that may be traced.
 
     A time takes as much as two more rows, or one where there is a single row and no product of matrices; a time that
     holds no prefix half of its rows, for what is computed for all times at once; a grid 15.

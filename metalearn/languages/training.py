@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,6 +16,7 @@ from metalearn.core import LearningProcess, gradient_process, optax_rule
 from metalearn.languages.episodes import Episode
 from metalearn.languages.model import LanguageModel, cross_entropy
 from metalearn.languages.prefixes import Prefixes
+from metalearn.languages.sharing import own_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,24 +59,30 @@ def meta_learning(
     Args:
         rate: of the inner SGD.
         inner_gradient: see `gradient_process`.
-        at_once, axis: rows of the query that are scored side by side, and the axis of a mesh whose devices share the
-            query, see `cross_entropy`.
+        at_once: rows of the query that are scored side by side, see `cross_entropy`.
+        axis: of a mesh whose devices share the episode (inside a `shard_map` without replication checking, such as the
+            outer loop's; see `task_mesh`), see sharing.py. The losses and the meta-gradient of an episode are then the
+            means over devices, which the outer loop takes in the end; until then nobody waits for another.
     """
 
     def inputs(meta: Any, task: Episode, key: jax.Array) -> Any:
         support = task.support
         if inner_gradient == "plain" and isinstance(support, Prefixes):
             support = support._replace(times=None)  # it differentiates backwards twice
-        rows = jax.tree.map(lambda x: jax.numpy.concatenate([x, x[-1:]]), support)
-        states = rows.tokens.shape[0]
-        return {"strings": rows, "key": jax.random.split(key, states), "turn": np.arange(states)}
+        rows = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), support)
+        share = None if axis is None else own_share(task, axis, at_once)
+        return {"strings": rows, "key": jax.random.split(key, len(rows.tokens)), "share": share}
 
     def inner_loss(meta, params, input, task):
-        return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0))
+        own = None if axis is None else (0, input["share"].updates)
+        return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0), own=own)
 
     def outer_loss(meta, params, input, task):
         key = jax.random.fold_in(input["key"], 1)
-        return cross_entropy(model, params, task.query, key, at_once, axis, input["turn"]), {}
+        if axis is None:
+            return cross_entropy(model, params, task.query, key, at_once), {}
+        own = (input["share"].begin, input["share"].end)
+        return jax.lax.axis_size(axis) * cross_entropy(model, params, task.query, key, at_once, own), {}
 
     return gradient_process(
         init=lambda meta, task, key: meta,

@@ -123,12 +123,14 @@ class GradientTest(parameterized.TestCase):
         np.testing.assert_allclose(prefixes.trajectory.losses, strings.trajectory.losses, rtol=1e-12)
         chex.assert_trees_all_close(prefixes.gradient, strings.gradient, rtol=1e-9, atol=1e-12)
 
-    def test_devices_that_share_the_query_take_the_same_step(self):
-        """Four of them, one task, against the gradient of the strings on one device."""
-        task, objective = episode(2), objectives.every_update(2)
-        process, mesh = meta_learning(MODEL, RATE, axis=PARTS), task_mesh(tasks=1, parts=True)
+    @parameterized.parameters((5, True), (1, True), (3, False))
+    def test_devices_that_share_an_episode_take_the_same_step(self, updates, prefixes):
+        """Four of them, one task, against the gradient of the strings on one device. State 0 counts as well."""
+        task, objective = episode(updates), np.linspace(0.5, 1.0, updates + 1)
+        mesh = task_mesh(tasks=1, parts=True)
+        process = meta_learning(MODEL, RATE, at_once=None if prefixes else 1, axis=PARTS)
         loop = outer_loop(process, objective, optax.sgd(1.0), mesh=mesh, memory="residuals")
-        tasks = jax.tree.map(lambda x: x[None], in_prefixes(task))
+        tasks = jax.tree.map(lambda x: x[None], in_prefixes(task) if prefixes else task)
         state, metrics = loop.step(loop.init(self.params), tasks, self.key)
         self.assertLen(state.step.sharding.device_set, 4)
         of_one = exact(meta_learning(MODEL, RATE), objective, memory="residuals")
