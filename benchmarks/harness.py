@@ -128,14 +128,22 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def best_seconds(calls: Mapping[str, Callable[[], Any]], rounds: int = 5, *, warm: bool = False) -> dict[str, float]:
-    """Wall seconds of each call: the best of `rounds` in which all take turns, after one call of each unless `warm`."""
+def best_seconds(
+    calls: Mapping[str, Callable[[], Any]], rounds: int = 5, *, in_row: int = 1, warm: bool = False
+) -> dict[str, float]:
+    """Wall seconds of each call: the best of `rounds` in which all take turns.
+
+    Args:
+        in_row: how often each is made when its turn comes. Above 1 where calls are short and would be slowed down by
+            what the one before leaves behind, as of another library: its threads, still spinning, and its caches.
+        warm: all have been called before; else each is, once.
+    """
     for call in () if warm else calls.values():
         jax.block_until_ready(call())
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(rounds):
         for name, call in calls.items():
-            best[name] = min(best[name], seconds(call))
+            best[name] = min(best[name], *(seconds(call) for _ in range(in_row)))
     return best
 
 

@@ -130,7 +130,7 @@ class GradientTest(parameterized.TestCase):
         mesh = task_mesh(tasks=1, parts=True)
         process = meta_learning(MODEL, RATE, at_once=None if prefixes else 1, axis=PARTS)
         loop = outer_loop(process, objective, optax.sgd(1.0), mesh=mesh, memory="residuals")
-        tasks = jax.tree.map(lambda x: x[None], in_prefixes(task) if prefixes else task)
+        tasks = jax.tree.map(lambda x: x[None], in_prefixes(task, times=9) if prefixes else task)
         state, metrics = loop.step(loop.init(self.params), tasks, self.key)
         self.assertLen(state.step.sharding.device_set, 4)
         of_one = exact(meta_learning(MODEL, RATE), objective, memory="residuals")
