@@ -1,7 +1,8 @@
 """How devices share one episode: each judges some of its states, and makes no update behind the last of these.
 
 The first devices judge early states, which take few updates to come by, and the more of them. No device has to wait for
-another; what is done several times are the updates that several devices need.
+another; what is done several times are the updates that several devices need. That suits objectives that weigh all
+states; what others weigh is computed right, but not shared well.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metalearn.languages.episodes import Episode
 from metalearn.languages.model import Strings, parts_of
 from metalearn.languages.prefixes import Prefixes, work
 from metalearn.languages.tokens import PAD
@@ -30,8 +32,8 @@ class Share(NamedTuple):
     updates: jax.Array
 
 
-def own_share(task: Any, axis: str, at_once: int | None = None) -> Share:
-    """The share of this device, one of those along the axis of a mesh, in an `Episode`.
+def own_share(task: Episode, axis: str, at_once: int | None = None) -> Share:
+    """The share of this device, one of those along the axis of a mesh, in an episode.
 
     Args:
         at_once: as for `cross_entropy` of the query.
