@@ -53,7 +53,7 @@ def share_of(updates: int, parts: Any, moving: Any, device: Any, devices: int) -
     Args:
         updates: K, at least 1.
         parts: of the query.
-        moving: m, above 0: how long an update takes, where to judge a state on the whole query takes 1.
+        moving: above 0, how long an update takes, where to judge a state on the whole query takes 1.
         device: number of the device, from 0 on.
     """
     # Every device goes on for the same time, and the shortest that takes them all the way is the best. One that ends

@@ -70,19 +70,20 @@ def meta_learning(
         if inner_gradient == "plain" and isinstance(support, Prefixes):
             support = support._replace(times=None)  # it differentiates backwards twice
         rows = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), support)
-        share = None if axis is None else own_share(task, axis, at_once)
+        share = own_share(task, axis, at_once) if axis is not None and jax.lax.axis_size(axis) > 1 else None
         return {"strings": rows, "key": jax.random.split(key, len(rows.tokens)), "share": share}
 
     def inner_loss(meta, params, input, task):
-        own = None if axis is None else (0, input["share"].updates)
+        share = input["share"]
+        own = None if share is None else (0, share.updates)
         return cross_entropy(model, params, input["strings"], jax.random.fold_in(input["key"], 0), own=own)
 
     def outer_loss(meta, params, input, task):
-        key = jax.random.fold_in(input["key"], 1)
-        if axis is None:
+        key, share = jax.random.fold_in(input["key"], 1), input["share"]
+        if share is None:
             return cross_entropy(model, params, task.query, key, at_once), {}
-        own = (input["share"].begin, input["share"].end)
-        return jax.lax.axis_size(axis) * cross_entropy(model, params, task.query, key, at_once, own), {}
+        own = cross_entropy(model, params, task.query, key, at_once, (share.begin, share.end))
+        return jax.lax.axis_size(axis) * own, {}
 
     return gradient_process(
         init=lambda meta, task, key: meta,
